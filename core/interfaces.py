@@ -851,7 +851,9 @@ class History(Protocol):
     """What happened. The driver alone writes; anybody reads, also while the run goes on.
 
     Thread rule: all methods from any thread. A record with the key of an earlier one replaces it
-    (runs by id, nodes by run and number, batches by run and number).
+    (runs by id, nodes by run and number, batches by run and number), but a run's heartbeat never
+    goes back. States, items and logs are added. Times are aware; they come back in UTC. Lists of a
+    run that history does not know are empty.
     """
 
     @property
@@ -859,20 +861,41 @@ class History(Protocol):
         """Without secrets."""
         ...
 
-    def append(self, run: UUID, seq: int, events: Sequence[HistoryEvent]) -> None:
-        """Write events in order, in one transaction, before it returns.
+    def append(
+        self, run: UUID, seq: int, events: Sequence[HistoryEvent], *, driver: str
+    ) -> None:
+        """Write events in order, in one transaction, durable when it returns.
 
-        ``seq`` counts the appends of one driver of a run from 0: one that was seen is ignored, so a
-        caller whose answer was lost may send it again.
+        ``driver`` names one driver of the run: drawn anew (``uuid4().hex``) by the first one and by
+        each that resumes it, in the same process too. ``seq`` ascends from 0 over that driver's
+        appends, which come one after another; one that is not above the driver's last is ignored,
+        so a caller whose answer was lost may send it again.
+
+        The first append of a run holds its `RunRecord`.
+
+        Raises
+        ------
+        RunNotFoundError
+            History does not know the run (it may have been deleted) and no `RunRecord` comes along.
+        HistoryError
+            Nothing of it was written, or it is not known whether: send it again.
         """
         ...
 
     def beat(self, run: UUID, time: datetime) -> None:
-        """Move the run's heartbeat."""
+        """Move the run's heartbeat; it never goes back. Raises `RunNotFoundError`."""
+        ...
+
+    def lapse(self, now: datetime, after_seconds: float) -> list[UUID]:
+        """Mark as ``Crashed`` the unfinished runs whose heartbeat is older than this; their ids.
+
+        A run that never beat, or is ``Scheduled`` or ``Suspended``, has no driver and is left alone.
+        A driver that was only asleep sets things right with its next `RunRecord`.
+        """
         ...
 
     def ask(self, run: UUID, kind: str) -> None:
-        """Leave a request for the run's driver."""
+        """Leave a request for the run's driver. Raises `RunNotFoundError`."""
         ...
 
     def requests(self, run: UUID, after: int = 0) -> list[Request]:
