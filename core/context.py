@@ -1,0 +1,257 @@
+"""Which run is this? Context of flow runs and of task runs, and the tags in force.
+
+A running task sees `TASK_RUN`, a running flow `FLOW_RUN`; where a flow runs a task in its own
+thread both are set, and the task's counts. Users read them through `context` and
+`get_run_context`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .errors import RunError
+
+if TYPE_CHECKING:
+    from .calls import EngineAPI, NodeHandle
+    from .flows import Flow
+    from .logs import LogCollector
+    from .runs import FlowRun, RunInfo
+
+
+@dataclass(slots=True)
+class TaskRunContext:
+    """What a running item knows of itself.
+
+    A batch's body makes one and moves it from item to item (``position``), so that a million items
+    do not cost a million objects; items that run at a time (``async``) get their own by `at`.
+    """
+
+    run_id: str
+    flow_name: str
+    run_name: str
+    node: int
+    node_key: str
+    task_name: str
+    position: int = 0
+    attempt: int = 1
+    tags: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+    """The flow's parameters as short reprs."""
+    logs: LogCollector | None = None
+    log_prints: bool = False
+
+    @property
+    def seed(self) -> int:
+        """32 bits, the same for an item on every executor, retry, resume and run of the flow."""
+        identity = f"{self.flow_name}\0{self.node_key}\0{self.position}".encode()
+        return int.from_bytes(hashlib.blake2b(identity, digest_size=4).digest(), "big")
+
+    @property
+    def task_run_id(self) -> str:
+        """``run/node key/position``."""
+        return f"{self.run_id}/{self.node_key}/{self.position}"
+
+    def at(self, position: int) -> TaskRunContext:
+        """The same, at another item."""
+        return replace(self, position=position)
+
+
+@dataclass(slots=True, eq=False)
+class FlowRunContext:
+    """What a running flow knows of itself, and what its futures report to it."""
+
+    flow: Flow[..., Any] | None
+    info: RunInfo
+    run: FlowRun[Any]
+    engine: EngineAPI
+    log_prints: bool = False
+    nodes: list[NodeHandle] = field(default_factory=list["NodeHandle"])
+    """All nodes of this run so far, in the order of their calls."""
+    seen: set[int] = field(default_factory=set[int])
+    """Nodes whose outcome the flow has looked at or passed on."""
+    _open: deque[NodeHandle] = field(default_factory=deque["NodeHandle"])
+
+    def joined(self, node: NodeHandle) -> None:
+        """Remember a new node."""
+        self.nodes.append(node)
+        self._open.append(node)
+
+    def idle(self) -> bool:
+        """Every node has ended. Cheap to ask again and again: a node that ended is asked once."""
+        while self._open:
+            if not self._open[0].ended:
+                return False
+            self._open.popleft()
+        return True
+
+
+TASK_RUN: ContextVar[TaskRunContext | None] = ContextVar("headrace_task_run", default=None)
+FLOW_RUN: ContextVar[FlowRunContext | None] = ContextVar("headrace_flow_run", default=None)
+TAGS: ContextVar[frozenset[str]] = ContextVar("headrace_tags", default=frozenset())
+
+_LIVE: dict[str, FlowRunContext] = {}
+_LIVE_LOCK = threading.Lock()
+
+
+def live_run(run_id: str) -> FlowRunContext | None:
+    """Context of a run that this process drives now, from whatever thread."""
+    return _LIVE.get(run_id)
+
+
+def mark_seen(run_id: str, node: int) -> None:
+    """Somebody has looked at a node's outcome: its failures need no warning at the end."""
+    if (run := _LIVE.get(run_id)) is not None:
+        run.seen.add(node)
+
+
+@contextmanager
+def flow_run_scope(context: FlowRunContext) -> Iterator[None]:
+    """Make a flow run the current one; a task run around it is out of sight inside."""
+    with _LIVE_LOCK:
+        _LIVE[context.engine.run_id] = context
+    flow_token = FLOW_RUN.set(context)
+    task_token = TASK_RUN.set(None)
+    try:
+        yield
+    finally:
+        TASK_RUN.reset(task_token)
+        FLOW_RUN.reset(flow_token)
+
+
+def leave(context: FlowRunContext) -> None:
+    """Forget a run that has ended."""
+    with _LIVE_LOCK:
+        _LIVE.pop(context.engine.run_id, None)
+
+
+def get_run_context() -> TaskRunContext | FlowRunContext:
+    """Context of the task run, or else of the flow run, in which this is called.
+
+    Raises
+    ------
+    RunError
+        Neither runs here.
+    """
+    task = TASK_RUN.get()
+    if task is not None:
+        return replace(task)
+    flow = FLOW_RUN.get()
+    if flow is not None:
+        return flow
+    raise RunError("get_run_context() was called where neither a flow nor a task runs")
+
+
+@contextmanager
+def tags(*names: str) -> Iterator[frozenset[str]]:
+    """Add tags to all flow runs and task calls inside the block.
+
+    Examples
+    --------
+    >>> with tags("nightly", "web"):
+    ...     with tags("eu") as current:
+    ...         sorted(current)
+    ['eu', 'nightly', 'web']
+    """
+    current = TAGS.get() | frozenset(names)
+    token = TAGS.set(current)
+    try:
+        yield current
+    finally:
+        TAGS.reset(token)
+
+
+class Context:
+    """Facts of the current run: ``headrace.context``. Outside of a run each raises `RunError`."""
+
+    __slots__ = ()
+
+    @property
+    def seed(self) -> int:
+        """32 bits for random generators, the same for an item wherever and whenever it runs."""
+        return self._task("seed").seed
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the item this is, from 1; of a flow, which run of its function."""
+        task = TASK_RUN.get()
+        return task.attempt if task is not None else self._flow("attempt").run.attempt
+
+    @property
+    def position(self) -> int:
+        """Position of the item in its node, from 0."""
+        return self._task("position").position
+
+    @property
+    def task_name(self) -> str:
+        """Name of the running task."""
+        return self._task("task_name").task_name
+
+    @property
+    def node_key(self) -> str:
+        """Key of the node to which the running item belongs."""
+        return self._task("node_key").node_key
+
+    @property
+    def task_run_id(self) -> str:
+        """``run/node key/position`` of the running item."""
+        return self._task("task_run_id").task_run_id
+
+    @property
+    def flow_run_id(self) -> str:
+        """Id of the flow run, a UUID as text."""
+        task = TASK_RUN.get()
+        return task.run_id if task is not None else self._flow("flow_run_id").engine.run_id
+
+    @property
+    def flow_run_name(self) -> str:
+        """Name of the flow run."""
+        task = TASK_RUN.get()
+        return task.run_name if task is not None else self._flow("flow_run_name").info.name
+
+    @property
+    def flow_name(self) -> str:
+        """Name of the flow."""
+        task = TASK_RUN.get()
+        return task.flow_name if task is not None else self._flow("flow_name").info.flow_name
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Tags of the running item, or of the flow run."""
+        task = TASK_RUN.get()
+        return frozenset(task.tags) if task is not None else self._flow("tags").info.tags
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The flow's parameters: in a flow the values, in a task their short reprs."""
+        task = TASK_RUN.get()
+        return dict(task.parameters) if task is not None else self._flow("parameters").info.parameters
+
+    def _task(self, name: str) -> TaskRunContext:
+        task = TASK_RUN.get()
+        if task is None:
+            raise RunError(f"context.{name} was read where no task runs")
+        return task
+
+    def _flow(self, name: str) -> FlowRunContext:
+        flow = FLOW_RUN.get()
+        if flow is None:
+            raise RunError(f"context.{name} was read where neither a flow nor a task runs")
+        return flow
+
+    def __repr__(self) -> str:
+        task, flow = TASK_RUN.get(), FLOW_RUN.get()
+        if task is not None:
+            return f"<context of task run {task.task_run_id}, attempt {task.attempt}>"
+        if flow is not None:
+            return f"<context of flow run {flow.info.name}>"
+        return "<context: no run here>"
+
+
+context = Context()

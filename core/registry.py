@@ -1,0 +1,168 @@
+"""Executors, stores and histories by name, from entry points.
+
+Three groups: ``headrace.executors`` (name -> executor class), ``headrace.stores`` (URL scheme ->
+``(url, options) -> Store``) and ``headrace.histories`` (URL scheme -> ``(url) -> History``). What
+headrace brings itself stands in the same form in ``BUILTIN``, so that it is found without scanning
+the installed distributions, and in a checkout that was never installed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .errors import ConfigurationError, MissingExtraError
+from .interfaces import Executor, History, Store
+from .nearmiss import near
+
+EXECUTORS = "headrace.executors"
+STORES = "headrace.stores"
+HISTORIES = "headrace.histories"
+
+_HERE = __name__.rpartition(".core.")[0]
+
+BUILTIN: Mapping[str, Mapping[str, str]] = {
+    EXECUTORS: {
+        "inline": f"{_HERE}.executors.inline:InlineExecutor",
+        "threads": f"{_HERE}.executors.threads:ThreadsExecutor",
+        "processes": f"{_HERE}.executors.processes:ProcessesExecutor",
+        "dask": f"{_HERE}.executors.dask:DaskExecutor",
+        "ray": f"{_HERE}.executors.ray:RayExecutor",
+    },
+    STORES: {"*": f"{_HERE}.storage.store:open_store"},
+    HISTORIES: {
+        "sqlite": f"{_HERE}.history.database:open_history",
+        "postgresql": f"{_HERE}.history.database:open_history",
+    },
+}
+
+
+@cache
+def _third_party(group: str) -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def forget() -> None:
+    """Look at the installed distributions anew."""
+    _third_party.cache_clear()
+
+
+def names(group: str) -> list[str]:
+    """All registered names of a group."""
+    return sorted({*BUILTIN[group], *_third_party(group)})
+
+
+def _find(group: str, name: str) -> EntryPoint | None:
+    if (value := BUILTIN[group].get(name)) is not None:
+        return EntryPoint(name, value, group)
+    return _third_party(group).get(name)
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except MissingExtraError:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{point.group}: {point.name!r} is registered as {point.value!r}, which does not load: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def resolve_executor(executor: str | Executor | type[Any] | None = None) -> Executor:
+    """An executor by name, class or object; None means the one that the settings name.
+
+    Raises
+    ------
+    ConfigurationError
+        No such name (the known ones are listed), or not an executor.
+    """
+    if executor is None:
+        from .settings import get_settings
+
+        return resolve_executor(get_settings().executor)
+    if isinstance(executor, str):
+        point = _find(EXECUTORS, executor)
+        if point is None:
+            known = names(EXECUTORS)
+            raise ConfigurationError(
+                f"unknown executor {executor!r} (known: {', '.join(known)}){near(executor, known)}"
+            )
+        return _made(_load(point), f"executor {executor!r}")
+    return _made(executor, "executor=")
+
+
+def _made(found: Any, what: str) -> Executor:
+    if inspect.isclass(found) or (inspect.isroutine(found) and not isinstance(found, Executor)):
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigurationError(f"{what}: {found!r} needs arguments ({error})") from error
+    if not isinstance(found, Executor):
+        raise ConfigurationError(
+            f"{what}: expected a name, an executor or an executor class, "
+            f"got {type(found).__name__} {found!r}"
+        )
+    return found
+
+
+def scheme_of(url: str) -> str:
+    """Scheme of a URL; ``file`` for a path."""
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else "file"
+
+
+def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> Store:
+    """The store at a URL or path; a store passes through.
+
+    Raises
+    ------
+    ConfigurationError
+        Unknown scheme.
+    """
+    if not isinstance(url, str):
+        return url
+    point = _find(STORES, scheme_of(url)) or _find(STORES, "*")
+    assert point is not None, "the general store is built in"
+    opened: Callable[[str, Mapping[str, Any]], Store] = _load(point)
+    return opened(url, options or {})
+
+
+_histories: dict[str, History] = {}
+_histories_lock = threading.Lock()
+
+
+def open_history(url: str) -> History:
+    """The history at a database URL; one per URL and process, shared by its runs.
+
+    Raises
+    ------
+    ConfigurationError
+        Unknown kind of database.
+    """
+    with _histories_lock:
+        if (history := _histories.get(url)) is not None:
+            return history
+        scheme = scheme_of(url).partition("+")[0]
+        point = _find(HISTORIES, scheme)
+        if point is None:
+            known = names(HISTORIES)
+            raise ConfigurationError(
+                f"unknown kind of history {scheme!r} (known: {', '.join(known)}){near(scheme, known)}"
+            )
+        opened: Callable[[str], History] = _load(point)
+        _histories[url] = opened(url)
+        return _histories[url]
+
+
+def close_histories() -> None:
+    """Close all histories that this process has open."""
+    with _histories_lock:
+        for history in _histories.values():
+            history.close()
+        _histories.clear()
