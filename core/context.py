@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,21 +18,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import RunError
+from .interfaces import LogLine, RunStore, Stage, StageSpec
 
 if TYPE_CHECKING:
     from .calls import EngineAPI, NodeHandle
     from .flows import Flow
-    from .logs import LogCollector
     from .runs import FlowRun, RunInfo
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TaskRunContext:
-    """What a running item knows of itself.
-
-    A batch's body makes one and moves it from item to item (``position``), so that a million items
-    do not cost a million objects; items that run at a time (``async``) get their own by `at`.
-    """
+    """What a running item knows of itself: a snapshot, from `get_run_context`."""
 
     run_id: str
     flow_name: str
@@ -39,13 +36,11 @@ class TaskRunContext:
     node: int
     node_key: str
     task_name: str
-    position: int = 0
-    attempt: int = 1
+    position: int
+    attempt: int
     tags: tuple[str, ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
     """The flow's parameters as short reprs."""
-    logs: LogCollector | None = None
-    log_prints: bool = False
 
     @property
     def seed(self) -> int:
@@ -58,9 +53,71 @@ class TaskRunContext:
         """``run/node key/position``."""
         return f"{self.run_id}/{self.node_key}/{self.position}"
 
-    def at(self, position: int) -> TaskRunContext:
-        """The same, at another item."""
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """The run context of one stage of a batch on a worker, moved from item to item.
+
+    One object a batch, so that a million items do not cost a million of them; items that run at a
+    time (``async``) get their own by `at`. User code sees it as `TaskRunContext`.
+    """
+
+    run_id: str
+    spec: StageSpec
+    stage: Stage
+    store: RunStore
+    logs: list[LogLine]
+    """The batch's log lines that were not sent yet; the body empties it."""
+    setup: Any = None
+    """What the task's ``setup=`` made in this process."""
+    position: int = 0
+
+    @property
+    def log_prints(self) -> bool:
+        """Whether prints are log lines."""
+        return self.spec.log_prints
+
+    def at(self, position: int) -> Cursor:
+        """Another cursor, at one item."""
         return replace(self, position=position)
+
+    def log(self, level: int, logger: str, message: str) -> None:
+        """Add a line of the item; below the task's level it is dropped."""
+        if level >= self.spec.log_level:
+            node, attempt = self.stage.node, self.stage.attempt
+            line = LogLine(node, self.position, attempt, time.time(), level, logger, message)
+            self.logs.append(line)
+
+    def snapshot(self) -> TaskRunContext:
+        """What the item may know of itself."""
+        spec, stage = self.spec, self.stage
+        return TaskRunContext(
+            self.run_id,
+            spec.flow_name,
+            spec.run_name,
+            stage.node,
+            stage.key,
+            spec.task_name,
+            self.position,
+            stage.attempt,
+            spec.tags,
+            spec.parameters,
+        )
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make it the current task run in this context; its prints are logged if it asks for it."""
+        token = TASK_RUN.set(self)
+        try:
+            if self.spec.log_prints:
+                from .logs import logged_prints
+
+                with logged_prints():
+                    yield
+            else:
+                yield
+        finally:
+            TASK_RUN.reset(token)
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +149,7 @@ class FlowRunContext:
         return True
 
 
-TASK_RUN: ContextVar[TaskRunContext | None] = ContextVar("headrace_task_run", default=None)
+TASK_RUN: ContextVar[Cursor | None] = ContextVar("headrace_task_run", default=None)
 FLOW_RUN: ContextVar[FlowRunContext | None] = ContextVar("headrace_flow_run", default=None)
 TAGS: ContextVar[frozenset[str]] = ContextVar("headrace_tags", default=frozenset())
 
@@ -141,7 +198,7 @@ def get_run_context() -> TaskRunContext | FlowRunContext:
     """
     task = TASK_RUN.get()
     if task is not None:
-        return replace(task)
+        return task.snapshot()
     flow = FLOW_RUN.get()
     if flow is not None:
         return flow
@@ -175,13 +232,13 @@ class Context:
     @property
     def seed(self) -> int:
         """32 bits for random generators, the same for an item wherever and whenever it runs."""
-        return self._task("seed").seed
+        return self._task("seed").snapshot().seed
 
     @property
     def attempt(self) -> int:
         """Which attempt of the item this is, from 1; of a flow, which run of its function."""
         task = TASK_RUN.get()
-        return task.attempt if task is not None else self._flow("attempt").run.attempt
+        return task.stage.attempt if task is not None else self._flow("attempt").run.attempt
 
     @property
     def position(self) -> int:
@@ -191,17 +248,17 @@ class Context:
     @property
     def task_name(self) -> str:
         """Name of the running task."""
-        return self._task("task_name").task_name
+        return self._task("task_name").spec.task_name
 
     @property
     def node_key(self) -> str:
         """Key of the node to which the running item belongs."""
-        return self._task("node_key").node_key
+        return self._task("node_key").stage.key
 
     @property
     def task_run_id(self) -> str:
         """``run/node key/position`` of the running item."""
-        return self._task("task_run_id").task_run_id
+        return self._task("task_run_id").snapshot().task_run_id
 
     @property
     def flow_run_id(self) -> str:
@@ -213,27 +270,32 @@ class Context:
     def flow_run_name(self) -> str:
         """Name of the flow run."""
         task = TASK_RUN.get()
-        return task.run_name if task is not None else self._flow("flow_run_name").info.name
+        return task.spec.run_name if task is not None else self._flow("flow_run_name").info.name
 
     @property
     def flow_name(self) -> str:
         """Name of the flow."""
         task = TASK_RUN.get()
-        return task.flow_name if task is not None else self._flow("flow_name").info.flow_name
+        return task.spec.flow_name if task is not None else self._flow("flow_name").info.flow_name
 
     @property
     def tags(self) -> frozenset[str]:
         """Tags of the running item, or of the flow run."""
         task = TASK_RUN.get()
-        return frozenset(task.tags) if task is not None else self._flow("tags").info.tags
+        return frozenset(task.spec.tags) if task is not None else self._flow("tags").info.tags
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """The flow's parameters: in a flow the values, in a task their short reprs."""
         task = TASK_RUN.get()
-        return dict(task.parameters) if task is not None else self._flow("parameters").info.parameters
+        return dict(task.spec.parameters) if task is not None else self._flow("parameters").info.parameters
 
-    def _task(self, name: str) -> TaskRunContext:
+    @property
+    def setup(self) -> Any:
+        """What the task's ``setup=`` function made, once in this worker process."""
+        return self._task("setup").setup
+
+    def _task(self, name: str) -> Cursor:
         task = TASK_RUN.get()
         if task is None:
             raise RunError(f"context.{name} was read where no task runs")
@@ -248,7 +310,7 @@ class Context:
     def __repr__(self) -> str:
         task, flow = TASK_RUN.get(), FLOW_RUN.get()
         if task is not None:
-            return f"<context of task run {task.task_run_id}, attempt {task.attempt}>"
+            return f"<context of task run {task.snapshot().task_run_id}>"
         if flow is not None:
             return f"<context of flow run {flow.info.name}>"
         return "<context: no run here>"

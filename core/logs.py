@@ -1,6 +1,6 @@
 """Log lines of flows and tasks: where a line goes when user code logs or prints.
 
-A line of a task goes into its batch's `LogCollector`, which the worker empties with each report.
+A line of a task goes into its batch's list of lines, which the worker empties with each report.
 A line of a flow goes to its engine, and to standard error by the handler of the logger
 ``headrace``. Lines of tasks reach standard error when they reach the driver, through `echo`.
 """
@@ -12,54 +12,16 @@ import io
 import logging
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .context import FLOW_RUN, TASK_RUN, TaskRunContext
+from .context import FLOW_RUN, TASK_RUN
 from .errors import RunError
-from .interfaces import LogLine
 
 ROOT = "headrace"
 FLOW_LOGGER = "headrace.flow_runs"
 TASK_LOGGER = "headrace.task_runs"
-
-
-class LogCollector:
-    """Takes the log lines of one batch until the worker sends them. Any thread may add.
-
-    Parameters
-    ----------
-    level
-        Lines below it are dropped.
-    """
-
-    __slots__ = ("_lines", "level", "pending_bytes")
-
-    def __init__(self, level: int = logging.INFO) -> None:
-        self.level = level
-        self.pending_bytes = 0
-        """Roughly: length of the messages that wait."""
-        self._lines: deque[LogLine] = deque()
-
-    def emit(self, level: int, logger: str, message: str) -> None:
-        """Add a line of the item that runs in the calling context; without one it is not of an item."""
-        if level < self.level:
-            return
-        task = TASK_RUN.get()
-        node, position, attempt = (task.node, task.position, task.attempt) if task else (-1, -1, 0)
-        self._lines.append(LogLine(node, position, attempt, time.time(), level, logger, message))
-        self.pending_bytes += len(message)
-
-    def drain(self) -> tuple[LogLine, ...]:
-        """Take all lines that are there now, oldest first."""
-        taken: list[LogLine] = []
-        while self._lines:
-            taken.append(self._lines.popleft())
-        self.pending_bytes = sum(len(line.message) for line in self._lines)
-        return tuple(taken)
 
 
 class _RunHandler(logging.Handler):
@@ -82,8 +44,8 @@ class _Formatter(logging.Formatter):
 def deliver(level: int, logger: str, message: str) -> None:
     """Hand a line to the current task run, or else to the current flow run."""
     task = TASK_RUN.get()
-    if task is not None and task.logs is not None:
-        task.logs.emit(level, logger, message)
+    if task is not None:
+        task.log(level, logger, message)
         return
     flow = FLOW_RUN.get()
     if flow is not None:
@@ -202,11 +164,12 @@ def logged_prints() -> Iterator[None]:
 
 
 def _print(*values: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
-    context: Any = TASK_RUN.get() or FLOW_RUN.get()
+    task = TASK_RUN.get()
+    context = task if task is not None else FLOW_RUN.get()
     if context is None or not context.log_prints or file not in (None, sys.stdout):
         _plain_print(*values, sep=sep, end=end, file=file, flush=flush)
         return
     text = io.StringIO()
     _plain_print(*values, sep=sep, end="", file=text)
-    logger = TASK_LOGGER if isinstance(context, TaskRunContext) else FLOW_LOGGER
+    logger = FLOW_LOGGER if task is None else TASK_LOGGER
     deliver(logging.INFO, logger, text.getvalue())

@@ -76,9 +76,11 @@ class State(Generic[R_co]):
         When the state was entered (UTC).
     run
         The run or item (``run/key/position``) whose state this is; None for one made by hand.
+    origin
+        The future whose state this is: a task that is given the state takes the value from there.
     """
 
-    __slots__ = ("_data", "_loader", "message", "name", "run", "timestamp", "type")
+    __slots__ = ("_data", "_loader", "message", "name", "origin", "run", "timestamp", "type")
 
     def __init__(
         self,
@@ -90,12 +92,14 @@ class State(Generic[R_co]):
         loader: Callable[[], R_co | BaseException] | None = None,
         timestamp: datetime | None = None,
         run: str | None = None,
+        origin: Any = None,
     ) -> None:
         self.type = type
         self.name = name if name is not None else type.value.capitalize()
         self.message = message
         self.timestamp = timestamp if timestamp is not None else datetime.now(UTC)
         self.run = run
+        self.origin = origin
         self._data: Any = data
         self._loader = loader
 
