@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Table, select
@@ -21,6 +22,9 @@ from ..core.interfaces import (
 from . import tables
 from .rows import Encoder, Row
 
+Detail: TypeAlias = StateRecord | NodeRecord | BatchRecord | ItemRecord | LogRecord
+"""All events that belong to a run."""
+
 HEARTBEAT = (
     "heartbeat = CASE WHEN excluded.heartbeat IS NULL OR runs.heartbeat > excluded.heartbeat"
     " THEN runs.heartbeat ELSE excluded.heartbeat END"
@@ -33,7 +37,15 @@ class Inserter:
 
     def __init__(self, *, sqlite: bool) -> None:
         self._sqlite = sqlite
-        self._encode = Encoder(sqlite=sqlite)
+        encode = Encoder(sqlite=sqlite)
+        self._encode_run = encode.run
+        self._places: dict[type[Detail], tuple[Table, Callable[[Any, int, str], Row]]] = {
+            StateRecord: (tables.states, encode.state),
+            NodeRecord: (tables.nodes, encode.node),
+            BatchRecord: (tables.batches, encode.batch),
+            ItemRecord: (tables.items, encode.item),
+            LogRecord: (tables.logs, encode.log),
+        }
         mark = "?" if sqlite else "%s"
         self._upserts = {
             tables.runs: _upsert(tables.runs, mark, ("id",), {"heartbeat": HEARTBEAT}),
@@ -68,7 +80,8 @@ class Inserter:
                     f"history knows no run {run}: it was deleted, or its RunRecord never came"
                 )
             self._first_time(connection, known, driver, seq)
-        self._put_rest(connection, events, {run: known})
+        details = [e for e in events if not isinstance(e, RunRecord)]
+        self._put_details(connection, details, {run: known})
 
     def _first_time(
         self, connection: Connection, known: tuple[int, str], driver: str, seq: int
@@ -79,35 +92,22 @@ class Inserter:
 
     def _put_runs(self, connection: Connection, records: Iterable[RunRecord]) -> None:
         for record in records:
-            row = self._encode.run(record)
+            row = self._encode_run(record)
             connection.exec_driver_sql(self._upserts[tables.runs], row)
 
-    def _put_rest(
+    def _put_details(
         self,
         connection: Connection,
-        events: Sequence[HistoryEvent],
+        events: Sequence[Detail],
         numbers: dict[UUID, tuple[int, str]],
     ) -> None:
-        encode = self._encode
         rows: dict[Table, list[Row]] = {}
-        for event in events:
-            if isinstance(event, RunRecord):
-                continue
-            try:
-                run = numbers[event.run]
-            except KeyError:
-                run = numbers[event.run] = require(connection, event.run)
-            match event:
-                case ItemRecord():
-                    rows.setdefault(tables.items, []).append(encode.item(event, *run))
-                case LogRecord():
-                    rows.setdefault(tables.logs, []).append(encode.log(event, *run))
-                case BatchRecord():
-                    rows.setdefault(tables.batches, []).append(encode.batch(event, *run))
-                case NodeRecord():
-                    rows.setdefault(tables.nodes, []).append(encode.node(event, *run))
-                case StateRecord():
-                    rows.setdefault(tables.states, []).append(encode.state(event, *run))
+        for (kind, run), many in _grouped(events).items():
+            if run not in numbers:
+                numbers[run] = require(connection, run)
+            number, workspace = numbers[run]
+            table, encode = self._places[kind]
+            rows.setdefault(table, []).extend([encode(one, number, workspace) for one in many])
         for table, many in rows.items():
             self._put(connection, table, many)
 
@@ -118,6 +118,22 @@ class Inserter:
             connection.exec_driver_sql(self._inserts[table], rows)
         else:
             _copy(connection, table, rows)
+
+
+def _grouped(
+    events: Sequence[Detail],
+) -> dict[tuple[type[Detail], UUID], list[Detail]]:
+    """Events by kind and run, in order within each. Most appends have long stretches of one."""
+    groups: dict[tuple[type[Detail], UUID], list[Detail]] = {}
+    kind: type[Detail] | None = None
+    run: UUID | None = None
+    group: list[Detail] = []
+    for event in events:
+        if type(event) is not kind or event.run is not run:
+            kind, run = type(event), event.run
+            group = groups.setdefault((kind, run), [])
+        group.append(event)
+    return groups
 
 
 def find(connection: Connection, run: UUID) -> tuple[int, str] | None:

@@ -6,8 +6,9 @@ import re
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, select, type_coerce
 from sqlalchemy.engine import Connection
+from sqlalchemy.types import NullType
 
 from ..core.errors import RunNotFoundError
 from ..core.interfaces import (
@@ -22,7 +23,13 @@ from ..core.interfaces import (
 from . import rows
 from .tables import batches, items, logs, nodes, requests, runs, states
 
-ITEMS = select(*(items.c[name] for name in rows.ITEM_COLUMNS))
+# Times come as they are stored: a type's conversion per value costs as much as the reading.
+ITEMS = select(
+    *(
+        type_coerce(items.c[name], NullType) if name in ("started", "ended") else items.c[name]
+        for name in rows.ITEM_COLUMNS
+    )
+)
 
 
 def number(run: UUID) -> ScalarSelect[Any]:
@@ -45,7 +52,7 @@ def list_runs(
     if state is not None:
         query = query.where(runs.c.state == state)
     query = query.order_by(*NEWEST).limit(limit).offset(offset)
-    return [rows.read_run(row) for row in connection.execute(query)]
+    return [rows.read_run(row) for row in connection.execute(query).all()]
 
 
 NEWEST = (runs.c.created.desc(), runs.c.number.desc())
@@ -94,13 +101,13 @@ def _by_beginning(connection: Connection, mine: Select[Any], key: str) -> list[A
 def list_states(connection: Connection, run: UUID) -> list[StateRecord]:
     """States of a run and its nodes, in order."""
     query = select(states).where(states.c.run == number(run)).order_by(states.c.id)
-    return [rows.read_state(run, row) for row in connection.execute(query)]
+    return [rows.read_state(run, row) for row in connection.execute(query).all()]
 
 
 def list_nodes(connection: Connection, run: UUID) -> list[NodeRecord]:
     """Nodes of a run by number."""
     query = select(nodes).where(nodes.c.run == number(run)).order_by(nodes.c.node)
-    return [rows.read_node(run, row) for row in connection.execute(query)]
+    return [rows.read_node(run, row) for row in connection.execute(query).all()]
 
 
 def list_batches(
@@ -111,7 +118,7 @@ def list_batches(
     if node is not None:
         query = query.where(batches.c.node == node)
     query = query.order_by(batches.c.batch).limit(limit).offset(offset)
-    return [rows.read_batch(run, row) for row in connection.execute(query)]
+    return [rows.read_batch(run, row) for row in connection.execute(query).all()]
 
 
 def list_items(
@@ -133,7 +140,7 @@ def list_items(
     query = query.order_by(items.c.node, items.c.position, items.c.id)
     if limit is not None:
         query = query.limit(limit)
-    return [rows.read_item(run, row) for row in connection.execute(query)]  # type: ignore[arg-type]
+    return [rows.read_item(run, row) for row in connection.execute(query).all()]
 
 
 def list_logs(
@@ -154,7 +161,7 @@ def list_logs(
     if level > 0:
         conditions.append(logs.c.level >= level)
     query = select(logs).where(*conditions).order_by(logs.c.id).limit(limit)
-    return [rows.read_log(run, row) for row in connection.execute(query)]
+    return [rows.read_log(run, row) for row in connection.execute(query).all()]
 
 
 def list_requests(connection: Connection, run: UUID, after: int) -> list[Request]:
@@ -164,4 +171,4 @@ def list_requests(connection: Connection, run: UUID, after: int) -> list[Request
         .where(requests.c.run == number(run), requests.c.id > after)
         .order_by(requests.c.id)
     )
-    return [rows.read_request(run, row) for row in connection.execute(query)]
+    return [rows.read_request(run, row) for row in connection.execute(query).all()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -17,7 +17,7 @@ from ..core.interfaces import (
     RunRecord,
     StateRecord,
 )
-from .tables import micros
+from .tables import micros, utc
 
 Row: TypeAlias = tuple[Any, ...]
 StoredTime: TypeAlias = Callable[[datetime], Any]
@@ -30,6 +30,14 @@ def clean(text: str) -> str:
         return text if "\0" not in text else text.replace("\0", "\\x00")
     safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return safe.replace("\0", "\\x00")
+
+
+def clean_all(*texts: str) -> tuple[str, ...]:
+    """`clean` for several texts, with one look at all of them when none needs it."""
+    together = "".join(texts)
+    if together.isascii() and "\0" not in together:
+        return texts
+    return tuple(map(clean, texts))
 
 
 def stored_time(*, sqlite: bool) -> StoredTime:
@@ -132,6 +140,14 @@ class Encoder:
 
     def item(self, record: ItemRecord, run: int, workspace: str) -> Row:
         """Row of ``items`` without its id."""
+        type_name, message, traceback, worker, host, given = clean_all(
+            record.type_name,
+            record.message,
+            record.traceback,
+            record.worker,
+            record.host,
+            record.input,
+        )
         return (
             workspace,
             run,
@@ -140,14 +156,14 @@ class Encoder:
             record.attempt,
             record.state,
             record.kind,
-            clean(record.type_name),
-            clean(record.message),
-            clean(record.traceback),
-            clean(record.worker),
-            clean(record.host),
+            type_name,
+            message,
+            traceback,
+            worker,
+            host,
             self.time(record.started),
             self.time(record.ended),
-            clean(record.input),
+            given,
         )
 
     def log(self, record: LogRecord, run: int, workspace: str) -> Row:
@@ -159,8 +175,7 @@ class Encoder:
             record.position,
             self.time(record.time),
             record.level,
-            clean(record.logger),
-            clean(record.message),
+            *clean_all(record.logger, record.message),
         )
 
 
@@ -235,9 +250,10 @@ def read_batch(run: UUID, row: Any) -> BatchRecord:
     )
 
 
-def read_item(run: UUID, row: Row) -> ItemRecord:
+def read_item(run: UUID, row: Sequence[Any]) -> ItemRecord:
     """The record of a row of ``items`` in the order of `ITEM_COLUMNS`; there may be very many."""
-    return ItemRecord(run, *row)
+    *head, started, ended, given = row
+    return ItemRecord(run, *head, utc(started), utc(ended), given)
 
 
 ITEM_COLUMNS = (

@@ -37,9 +37,11 @@ def micros(time: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def from_micros(value: int) -> datetime:
-    """The UTC time of `micros`."""
-    return EPOCH + timedelta(microseconds=value)
+def utc(stored: int | datetime) -> datetime:
+    """The UTC time of what either database stores."""
+    if isinstance(stored, int):
+        return EPOCH + timedelta(0, 0, stored)
+    return stored.astimezone(UTC)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -62,9 +64,7 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Make it an aware UTC time."""
-        if value is None:
-            return None
-        return from_micros(value) if isinstance(value, int) else value.astimezone(UTC)
+        return None if value is None else utc(value)
 
 
 # SQLite counts rows up by itself only in a column that is exactly INTEGER.
