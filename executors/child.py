@@ -1,0 +1,261 @@
+"""The process in which user code runs: ``python -m headrace.executors.child [--marks PATH]``.
+
+It speaks `executors.wire` on its standard input and output, so that a shell or ssh can carry it.
+Both are moved away first: user code finds an empty input, and what it prints goes to standard error.
+Batches run in the main thread. The process ends when its input does: at once when idle, else after
+the running item or the grace, whichever is first. SIGTERM (preemption) ends it in the same way but
+without the limit; SIGINT is for the driver to decide and does nothing here; SIGURG ends the running
+item when the batch is to be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import faulthandler
+import os
+import pickle
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
+from . import marks as marks_memory
+from .autopsy import OUT_OF_MEMORY
+from .wire import Hello, Setup, Unpacker, Writer, versions
+
+Body: TypeAlias = Callable[..., None]
+_OOM_SCORE = 500
+_MARKS_EVERY = 0.25
+
+
+class Child:
+    """One child: the reader thread feeds it, the main thread runs."""
+
+    def __init__(self, source: int, target: int, marks: memoryview, *, shared: bool) -> None:
+        self.source, self.writer = source, Writer(target)
+        self.marks, self.shared = marks, shared
+        self.setup = Setup()
+        self.inbox: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self.asked: dict[tuple[str, int], int] = {}
+        self.current: tuple[str, int] | None = None
+        self.lock = threading.RLock()
+        self.leaving = False
+        self.main = threading.get_ident()
+        self.info = WorkerInfo(f"{socket.gethostname()}-{os.getpid()}", socket.gethostname(), os.getpid())
+        self.loads: Callable[[bytes], Any] = pickle.loads
+        self.ready = threading.Event()
+
+    # ------------------------------------------------------------------------- the reader thread
+
+    def read(self) -> None:
+        """Take messages until the input ends, then see to it that the process does."""
+        unpacker = Unpacker()
+        with suppress(OSError, EOFError, pickle.UnpicklingError):
+            while data := os.read(self.source, 1 << 20):
+                for message in unpacker.feed(data):
+                    self.take(*message)
+        self.leave()
+        time.sleep(self.setup.grace_seconds)
+        _end_group()
+
+    def take(self, kind: str, *rest: Any) -> None:
+        """Act on one message."""
+        if kind == "batch":
+            self.inbox.put(rest)  # type: ignore[arg-type]
+        elif kind == "control":
+            run_id, batch, value = rest
+            with self.lock:
+                self.asked[run_id, batch] = value
+                if self.current == (run_id, batch):
+                    self.apply(value)
+        elif kind == "setup":
+            self.setup = rest[0]
+            self.ready.set()
+
+    def apply(self, value: int) -> None:
+        """Pass a control word on; a kill also ends the call that blocks the main thread."""
+        self.marks[Mark.CONTROL] = max(value, self.marks[Mark.CONTROL])
+        if value == 2:  # noqa: PLR2004 - the word's own values
+            signal.pthread_kill(self.main, signal.SIGURG)
+
+    def leave(self) -> None:
+        """Start nothing more; end when the running item does."""
+        self.leaving = True
+        self.inbox.put(None)
+        if self.marks[Mark.CONTROL] == 0:
+            self.marks[Mark.CONTROL] = 1
+        self.ready.set()
+
+    # --------------------------------------------------------------------------- the main thread
+
+    def run(self) -> None:
+        """Run batches until the input ends."""
+        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN: the user's processes inherit it
+        signal.signal(signal.SIGTERM, lambda *_: self.leave())
+        signal.signal(signal.SIGURG, self.on_kill)
+        threading.Thread(target=self.read, name="headrace-reader", daemon=True).start()
+        self.ready.wait()
+        self.prepare()
+        if not self.shared:
+            threading.Thread(target=self.send_marks, name="headrace-marks", daemon=True).start()
+        body = _load(self.setup.body)
+        while not self.leaving and (message := self.inbox.get()) is not None:
+            self.run_batch(body, *message)
+
+    def prepare(self) -> None:
+        """Take over what the setup says of this process."""
+        setup = self.setup
+        if setup.cwd is not None:
+            with suppress(OSError):
+                os.chdir(setup.cwd)
+        if setup.path is not None:
+            sys.path[:] = setup.path
+        if setup.python_path is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = setup.python_path
+        info = self.info
+        self.info = WorkerInfo(info.id, info.host, info.pid, setup.node)
+
+    def on_kill(self, _signal: int, _frame: Any) -> None:
+        """End the running item, if one runs: the body writes the mark in this same thread."""
+        if self.marks[Mark.CONTROL] == 2 and self.marks[Mark.RUNNING] >= 0:  # noqa: PLR2004
+            from ..core.worker import CancelRequest
+
+            raise CancelRequest
+
+    def run_batch(self, body: Body, run_id: str, number: int, payload: bytes) -> None:
+        """Run one batch; whatever goes wrong, it ends or this process does."""
+        with self.lock:
+            self.current = run_id, number
+            self.marks[Mark.RUNNING] = -1
+            if not self.shared:
+                for word in (Mark.CONTROL, Mark.STAGE, Mark.SINCE_NS, Mark.STARTED):
+                    self.marks[word] = 0
+            if self.asked.get((run_id, number)):
+                self.marks[Mark.CONTROL] = max(self.marks[Mark.CONTROL], self.asked[run_id, number])
+            if self.leaving:
+                self.marks[Mark.CONTROL] = max(1, self.marks[Mark.CONTROL])
+        try:
+            self.attempt(body, run_id, number, payload)
+        finally:
+            with self.lock:
+                self.current = None
+                self.asked.clear()
+
+    def attempt(self, body: Body, run_id: str, number: int, payload: bytes) -> None:
+        """Call the body, in a process fit for this batch."""
+        from ..core.shipping import StaleCodeError
+
+        sink = self.sink()
+        try:
+            batch: Batch = pickle.loads(payload)
+        except Exception as error:  # noqa: BLE001 - whatever a store's unpickling raises
+            sink(Report(run_id, number, self.info, end=_refusal(error, self.info)))
+            return
+        try:
+            body(batch, sink, self.marks, self.info, in_child=True)
+        except StaleCodeError:
+            self.writer.send("stale", run_id, number)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except BaseException as error:  # a kill that fell between two items, or a bug of ours
+            if self.marks[Mark.CONTROL] != 2:  # noqa: PLR2004
+                sys.excepthook(type(error), error, error.__traceback__)
+                sys.stderr.flush()
+                os._exit(70)
+            sink(Report(run_id, number, self.info, end=End(Outcome.KILLED)))
+            _end_group()
+
+    def sink(self) -> Sink:
+        """Send reports on."""
+        send = self.writer.send
+        return lambda report: send("report", report)
+
+    def send_marks(self) -> None:
+        """Tell a supervisor that cannot see the marks where the batch is."""
+        last: tuple[int, ...] = ()
+        while True:
+            time.sleep(_MARKS_EVERY)
+            words = list(self.marks)
+            if words[Mark.RUNNING] >= 0 and tuple(words) != last:
+                last = tuple(words)
+                words[Mark.SINCE_NS] = time.monotonic_ns() - words[Mark.SINCE_NS]
+                self.writer.send("marks", tuple(words))
+
+
+def _refusal(error: Exception, worker: WorkerInfo) -> End:
+    import cloudpickle
+
+    from ..core.errors import ExecutorError
+
+    cause = f"worker {worker.id} cannot read the batch: {type(error).__name__}: {error}"
+    return End(Outcome.REFUSED, cause, error=cloudpickle.dumps(ExecutorError(cause)))
+
+
+def _load(name: str) -> Body:
+    module, _, function = name.partition(":")
+    if module.startswith("headrace."):  # whatever name this package goes by
+        module = __name__.partition(".")[0] + module.removeprefix("headrace")
+    return getattr(import_module(module), function)
+
+
+def _end_group(code: int = 1) -> None:
+    """End this process and all that user code started in its group."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if os.getpgrp() == os.getpid():
+        with suppress(OSError):
+            os.killpg(0, signal.SIGKILL)
+    os._exit(code)
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Move the protocol's pipes out of reach of user code."""
+    source, target = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return source, target
+
+
+def _die_first() -> None:
+    """When memory runs out, the kernel shall choose the child, not the driver or the engine."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        score = max(int(file.read()), _OOM_SCORE)
+        file.seek(0)
+        file.write(str(score))
+
+
+def main() -> None:
+    """Run until standard input ends."""
+    source, target = _take_pipes()
+    parser = argparse.ArgumentParser(prog="headrace.executors.child", description=__doc__)
+    parser.add_argument("--marks", help="file to map for the marks; default: private memory")
+    parser.add_argument("--libraries", action="store_true", help="tell library versions, too")
+    options = parser.parse_args()
+    faulthandler.enable()
+    _die_first()
+    words, shared = marks_memory.private(), False
+    if options.marks:
+        with suppress(OSError, ValueError):
+            words, shared = marks_memory.attach(options.marks), True
+    child = Child(source, target, words, shared=shared)
+    told = versions(libraries=options.libraries)
+    child.writer.send("hello", Hello(child.info.pid, child.info.host, told, shared))
+    atexit.register(_end_group, 0)  # registered first, so it comes last
+    child.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A queue of batches in front of the slots of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from queue import SimpleQueue
+
+from ..core.interfaces import (
+    Batch,
+    Capabilities,
+    Control,
+    End,
+    Outcome,
+    Report,
+    Resources,
+    Sink,
+)
+from .capacity import Capacity, Ledger
+from .host import Host
+from .launch import Launch
+
+
+class SlotPool:
+    """Runs batches on this machine, or wherever ``launch`` starts children, in order of arrival.
+
+    This is what a third party builds on when it can start a process somewhere::
+
+        SlotPool("ssh", Capacity(cpus=8), Launch(spawn=over_ssh, shared_marks=False, local=False))
+
+    Parameters
+    ----------
+    name
+        The executor's name, for errors.
+    capacity
+        What there is to run on.
+    launch
+        How children are started; None: batches run in threads of this process.
+    max_items
+        Items after which a child is replaced by a fresh one, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: Capacity,
+        launch: Launch | None,
+        *,
+        max_items: int | None = None,
+    ) -> None:
+        self._name, self._capacity = name, capacity
+        self._host = Host(launch, max_items=max_items)
+        self._capabilities = Capabilities(in_process=launch is None, kills=launch is not None)
+        self._ledger = Ledger(capacity)
+        self._lock = threading.Lock()
+        self._queue: deque[tuple[Batch, Sink]] = deque()
+        self._active: dict[tuple[str, int], Batch] = {}
+        self._ready: SimpleQueue[tuple[Batch, Sink] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._free_threads = 0
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def slots(self, need: Resources) -> int:
+        return self._capacity.fits(need, self._name)
+
+    def submit(self, batch: Batch, sink: Sink) -> None:
+        self.slots(batch.resources)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the {self._name} pool is closed")
+            self._queue.append((batch, sink))
+            self._dispatch()
+
+    def control(self, run_id: str, batch: int, request: Control) -> None:
+        with self._lock:
+            waiting = [entry for entry in self._queue if entry[0].id == batch]
+            waiting = [entry for entry in waiting if entry[0].run_id == run_id]
+            for entry in waiting:
+                self._queue.remove(entry)
+            active = self._active.get((run_id, batch))
+        for queued, sink in waiting:
+            sink(withdrawn(queued, request))
+        if active is not None:
+            self._host.control(run_id, batch, request, active.grace_seconds)
+
+    def work(self, timeout: float) -> bool:  # noqa: ARG002 - for pools whose caller runs
+        return False
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            waiting, threads = list(self._queue), self._threads
+            self._queue.clear()
+        for batch, sink in waiting:
+            sink(closed(batch))
+        self._host.close()
+        for _ in threads:
+            self._ready.put(None)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    # --------------------------------------------------------------------------------- running
+
+    def _dispatch(self) -> None:
+        """Start what fits, in order; the lock is held."""
+        while self._queue and self._ledger.take(self._queue[0][0].resources):
+            batch, sink = self._queue.popleft()
+            self._active[batch.run_id, batch.id] = batch
+            if self._free_threads:
+                self._free_threads -= 1
+            else:
+                name = f"headrace-{self._name}-{len(self._threads)}"
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._ready.put((batch, sink))
+
+    def _serve(self) -> None:
+        while (entry := self._ready.get()) is not None:
+            batch, sink = entry
+            self._run(batch, sink)
+
+    def _run(self, batch: Batch, sink: Sink) -> None:
+        self._host.run(batch, lambda report: self._forward(batch, sink, report))
+
+    def _forward(self, batch: Batch, sink: Sink, report: Report) -> None:
+        if report.end is not None:
+            with self._lock:
+                del self._active[batch.run_id, batch.id]
+                self._ledger.give(batch.resources)
+                self._free_threads += 1  # this thread takes what is ready as soon as it returns
+                self._dispatch()
+        sink(report)
+
+
+def withdrawn(batch: Batch, request: Control) -> Report:
+    """The end of a batch that never left the queue."""
+    outcome = Outcome.KILLED if request is Control.KILL else Outcome.RECALLED
+    return Report(batch.run_id, batch.id, end=End(outcome))
+
+
+def closed(batch: Batch) -> Report:
+    """The end of a batch whose pool closes."""
+    return Report(batch.run_id, batch.id, end=End(Outcome.KILLED, "the pool was closed"))
