@@ -295,6 +295,20 @@ def Paused(message: str = "") -> State[Any]:  # noqa: N802
     return State(StateType.PAUSED, None, message)
 
 
+_TYPE_OF_NAME: Mapping[str, StateType] = {
+    "Cached": StateType.COMPLETED,
+    "TimedOut": StateType.FAILED,
+    "Retrying": StateType.RUNNING,
+    "AwaitingRetry": StateType.SCHEDULED,
+    **{kind.value.capitalize(): kind for kind in StateType},
+}
+
+
+def type_of_name(name: str) -> StateType:
+    """Type of the states with one of headrace's own names."""
+    return _TYPE_OF_NAME[name]
+
+
 # ------------------------------------------------------------------- from a return to a state
 
 

@@ -1,0 +1,282 @@
+"""Flow runs: what an engine is told of one, and the handle that a user holds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from uuid import UUID
+
+from .calls import EngineAPI
+from .errors import FlowTimeout, HeadraceError, RunError
+from .states import Pending, State
+from .waiting import in_thread
+
+if TYPE_CHECKING:
+    from .flows import Flow
+    from .graph import Graph
+    from .interfaces import Executor, History, LogRecord, NodeRecord, RunRecord, RunView, Store
+    from .settings import Settings
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunInfo:
+    """All that an engine is told of its run."""
+
+    id: UUID
+    name: str
+    flow: Flow[..., Any] | None
+    """None: a task was called where no flow runs, and this run exists for its sake."""
+    flow_name: str
+    version: str
+    entrypoint: str | None
+    """``module:name`` under which the flow can be imported; None in a notebook or ``__main__``."""
+    tags: frozenset[str]
+    executor: Executor
+    store: Store
+    history: History
+    settings: Settings
+    parameters: Mapping[str, Any]
+    """The flow's arguments by name, validated and live."""
+    stored_parameters: str
+    """The same as JSON, with secrets masked and long values shortened."""
+    short_parameters: tuple[tuple[str, str], ...]
+    """The same as short reprs, for the run context on workers."""
+    parent: UUID | None = None
+    tag_limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many items with a tag may run at a time."""
+    log_level: int = 20
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class RunEngine(EngineAPI, Protocol):
+    """An engine as the run loop sees it: begun once, finished once, readable ever after."""
+
+    def begin(self) -> None:
+        """Write the header and the first records, and start."""
+        ...
+
+    def begin_attempt(self, attempt: int) -> None:
+        """The flow's function runs again: node keys count anew."""
+        ...
+
+    def finish(self, state: State[Any]) -> State[Any]:
+        """Wait for all nodes, write the run's last state, and free what the run used."""
+        ...
+
+
+class FlowRun(Generic[R]):
+    """A handle on one run of a flow.
+
+    ``flow.start(...)`` gives one at once, while the run goes on in a thread of its own; hooks get
+    one as their second argument. Any thread may use it.
+    """
+
+    def __init__(self, info: RunInfo, timeout_seconds: float | None = None) -> None:
+        self.info = info
+        self.attempt = 1
+        self.engine: RunEngine | None = None
+        self.started: float | None = None
+        """Start of the run, seconds since the epoch."""
+        self.ended: float | None = None
+        self.timeout_seconds = timeout_seconds
+        self.timed_out = False
+        self.children: list[FlowRun[Any]] = []
+        """Runs of the flows that this one called."""
+        self._state: State[Any] = Pending()
+        self._finished = threading.Event()
+        self._cancelled: str | None = None
+        self._timer: threading.Timer | None = None
+
+    # ------------------------------------------------------------------------------ what it is
+
+    @property
+    def id(self) -> UUID:
+        """Id of the run."""
+        return self.info.id
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.info.name
+
+    @property
+    def flow_name(self) -> str:
+        """Name of the flow."""
+        return self.info.flow_name
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The flow's arguments by name, validated."""
+        return self.info.parameters
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Tags of the run."""
+        return self.info.tags
+
+    @property
+    def parent_id(self) -> UUID | None:
+        """Id of the run whose flow called this one's."""
+        return self.info.parent
+
+    @property
+    def state(self) -> State[R]:
+        """Its state now."""
+        return cast("State[R]", self._state)
+
+    @property
+    def status(self) -> RunView:
+        """A snapshot: nodes with their counts by state, rates, slots."""
+        return self._live().view()
+
+    @property
+    def graph(self) -> Graph:
+        """Its graph, with counts by state; shown as SVG in a notebook."""
+        return self._live().graph()
+
+    def nodes(self) -> list[NodeRecord]:
+        """Its nodes as history knows them."""
+        return self.info.history.nodes(self.id)
+
+    def record(self) -> RunRecord:
+        """The run as history knows it."""
+        return self.info.history.run(self.id)
+
+    def failures(self) -> Any:
+        """Failed items of all nodes as a ``pyarrow.Table``."""
+        return self._live().failures(None)
+
+    def logs(self, level: int = 0) -> list[LogRecord]:
+        """Log lines of the flow and its tasks so far, oldest first."""
+        return [record for _, record in self.info.history.logs(self.id, level=level)]
+
+    def _live(self) -> RunEngine:
+        if self.engine is None:
+            raise RunError(f"run {self.name} has not begun yet")
+        return self.engine
+
+    # ---------------------------------------------------------------------------- waiting for it
+
+    def done(self) -> bool:
+        """It has ended."""
+        return self._finished.is_set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, at most ``timeout`` seconds; raises nothing."""
+        self._finished.wait(timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        """Wait for what the flow returned.
+
+        Raises
+        ------
+        TimeoutError
+            Not done in ``timeout`` seconds; the run goes on.
+        """
+        if not self._finished.wait(timeout):
+            raise TimeoutError(f"run {self.name} was not done after {timeout:g} seconds; it goes on")
+        return cast("R", self._state.result(raise_on_failure=raise_on_failure))
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> R:
+        await in_thread(self.wait)
+        return self.result()
+
+    def cancel(self, grace: float | None = None, reason: str = "") -> None:
+        """Ask for its end, with that of the flows it called; returns at once.
+
+        No more items are handed out, what is queued is dropped, what runs is ended after ``grace``
+        seconds (in threads it must end by itself).
+        """
+        self._cancelled = reason or "on request"
+        for child in self.children:
+            child.cancel(grace, reason)
+        if self.engine is not None and not self.done():
+            self.engine.cancel(None, grace=grace, reason=self._cancelled)
+
+    # ----------------------------------------------------------------------- told by the run loop
+
+    def begun(self, engine: RunEngine) -> None:
+        """The run's engine works; a time limit counts from now."""
+        self.engine = engine
+        self.started = time.time()
+        if self.timeout_seconds is not None:
+            self._timer = threading.Timer(self.timeout_seconds, self._expire)
+            self._timer.daemon = True
+            self._timer.start()
+        if self._cancelled is not None:
+            engine.cancel(None, reason=self._cancelled)
+
+    def _expire(self) -> None:
+        self.timed_out = True
+        self.cancel(reason=str(self.timeout_error()))
+
+    def timeout_error(self) -> FlowTimeout:
+        """The error of a run that took too long."""
+        return FlowTimeout(
+            f"flow run {self.name} of {self.flow_name!r} exceeded its timeout of "
+            f"{self.timeout_seconds:g} seconds"
+        )
+
+    def overdue(self) -> bool:
+        """It has passed its time limit, whether or not the timer has fired yet."""
+        return self.timed_out or (
+            self.timeout_seconds is not None
+            and self.started is not None
+            and time.time() - self.started > self.timeout_seconds
+        )
+
+    def disarm(self) -> None:
+        """The flow's function is over: its time limit does not matter any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def entered(self, state: State[Any]) -> None:
+        """The run is in another state."""
+        self._state = state
+
+    def finished(self, state: State[Any]) -> None:
+        """The run is over, and everything is written."""
+        self._state = state
+        self.ended = time.time()
+        self._finished.set()
+
+    def __repr__(self) -> str:
+        return f"<FlowRun {self.name} of {self.flow_name!r}: {self._state.name}>"
+
+
+def open_engine(info: RunInfo) -> RunEngine:
+    """The engine of a run."""
+    from .engine import Engine
+
+    return Engine.open(info)
+
+
+def runs(
+    *, flow: str | None = None, state: str | None = None, limit: int = 50
+) -> list[RunRecord]:
+    """Flow runs that history knows, newest first.
+
+    Parameters
+    ----------
+    flow, state
+        Only those of this flow, in the state of this name.
+    """
+    from .registry import open_history
+    from .settings import get_settings
+
+    return open_history(get_settings().history_url).runs(flow=flow, state=state, limit=limit)
+
+
+Hook = Callable[..., Any]
+"""``(flow, run, state) -> None``, plain or ``async``."""
+
+__all__ = ["FlowRun", "HeadraceError", "Hook", "RunEngine", "RunInfo", "open_engine", "runs"]
