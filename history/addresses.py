@@ -31,7 +31,7 @@ def parse(address: str | os.PathLike[str]) -> URL:
         return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text is left out: it may hold a password.
         raise ConfigurationError(f"history URL cannot be read. {FORMS}") from None
     kind = url.drivername.partition("+")[0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,19 @@ class Database:
             self.reader = _postgres_engine(url, pool_size=4)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Generator[Connection]:
         """One transaction that may write; committed on leaving, rolled back on an exception."""
         with self.explained("written"), self.writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Generator[Connection]:
         """One transaction that sees a single state of the database."""
         with self.explained("read"), self.reader.begin() as connection:
             yield connection
 
     @contextmanager
-    def explained(self, verb: str) -> Iterator[None]:
+    def explained(self, verb: str) -> Generator[None]:
         """Turn database errors into `HistoryError`: what, which database, what to do."""
         try:
             yield
@@ -164,12 +165,10 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 def _postgres_engine(url: URL, *, pool_size: int) -> Engine:
-    try:
-        import psycopg as _psycopg  # noqa: F401, PLC0415  (only its presence matters here)
-    except ImportError:
+    if find_spec("psycopg") is None:
         raise MissingExtraError(
             'history in PostgreSQL needs psycopg: pip install "headrace[postgres]"'
-        ) from None
+        )
     query = dict(url.query)
     query.setdefault("connect_timeout", str(CONNECT_SECONDS))
     query.setdefault("application_name", "headrace")

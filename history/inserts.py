@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Table, select
 from sqlalchemy.engine import Connection
 
-from ..core.errors import HistoryError, RunNotFoundError
+from ..core.errors import RunNotFoundError
 from ..core.interfaces import (
     BatchRecord,
     HistoryEvent,
@@ -24,6 +24,9 @@ from .rows import Encoder, Row
 
 Detail: TypeAlias = StateRecord | NodeRecord | BatchRecord | ItemRecord | LogRecord
 """All events that belong to a run."""
+
+COPY_FROM = 8
+"""From how many rows on COPY is worth its start."""
 
 HEARTBEAT = (
     "heartbeat = CASE WHEN excluded.heartbeat IS NULL OR runs.heartbeat > excluded.heartbeat"
@@ -114,7 +117,7 @@ class Inserter:
     def _put(self, connection: Connection, table: Table, rows: list[Row]) -> None:
         if table in self._upserts:
             connection.exec_driver_sql(self._upserts[table], rows)
-        elif self._sqlite or len(rows) < 8:
+        elif self._sqlite or len(rows) < COPY_FROM:
             connection.exec_driver_sql(self._inserts[table], rows)
         else:
             _copy(connection, table, rows)

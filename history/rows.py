@@ -252,8 +252,12 @@ def read_batch(run: UUID, row: Any) -> BatchRecord:
 
 def read_item(run: UUID, row: Sequence[Any]) -> ItemRecord:
     """The record of a row of ``items`` in the order of `ITEM_COLUMNS`; there may be very many."""
-    *head, started, ended, given = row
-    return ItemRecord(run, *head, utc(started), utc(ended), given)
+    node, position, attempt, state, kind, type_name, message, traceback, *rest = row
+    worker, host, started, ended, given = rest
+    return ItemRecord(
+        run, node, position, attempt, state, kind, type_name, message, traceback,
+        worker, host, utc(started), utc(ended), given,
+    )  # fmt: skip
 
 
 ITEM_COLUMNS = (

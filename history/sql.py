@@ -30,10 +30,10 @@ from .databases import Database
 from .tables import OF_A_RUN, requests, runs, states
 from .writer import Writer
 
-UNFINISHED = ("RUNNING", "CANCELLING", "PENDING", "PAUSED")
+UNFINISHED = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 """State types of a run that a driver may still have in hand."""
 
-WITHOUT_DRIVER = ("Suspended", "Scheduled")
+WITHOUT_DRIVER = ("Scheduled", "Late", "Suspended")
 """Names of unfinished states in which no driver is expected."""
 
 

@@ -243,15 +243,17 @@ def test_ask_and_beat_name_an_unknown_run(history: SqlHistory) -> None:
 
 def test_runs_whose_heart_stopped_are_marked_as_crashed(history: SqlHistory) -> None:
     gone = a_run(name="gone", heartbeat=later(0))
+    waiting = a_run(state="AwaitingRetry", state_type="SCHEDULED", heartbeat=later(0))
     others = [
         a_run(name="alive", heartbeat=later(100)),
         a_run(name="done", state="Completed", state_type="COMPLETED", heartbeat=later(0)),
         a_run(name="suspended", state="Suspended", state_type="PAUSED", heartbeat=later(0)),
+        a_run(name="planned", state="Scheduled", state_type="SCHEDULED", heartbeat=later(0)),
         a_run(name="never", heartbeat=None),
     ]
-    for record in (gone, *others):
+    for record in (gone, waiting, *others):
         history.append(record.id, 0, [record], driver="d")
-    assert history.lapse(later(100), 99.0) == [gone.id]
+    assert set(history.lapse(later(100), 99.0)) == {gone.id, waiting.id}
     crashed = history.run(gone.id)
     assert (crashed.state, crashed.state_type) == ("Crashed", "CRASHED")
     assert crashed.ended == gone.heartbeat
