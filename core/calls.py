@@ -60,6 +60,21 @@ class TaskOptions:
     on_cancellation: tuple[Callable[..., Any], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """What hooks and retry conditions are told of an item."""
+
+    id: str
+    """``run/node key/position``."""
+    name: str
+    task_name: str
+    flow_run_id: str
+    position: int
+    run_count: int
+    """Attempts so far."""
+    tags: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One task call in a flow run: it becomes one node.

@@ -66,7 +66,8 @@ class StageSpec:
     """Name of the function's ``*args`` parameter, whose value (a tuple) is spread."""
     var_keyword: str | None = None
     """Name of the function's ``**kwargs`` parameter, whose value (a mapping) is spread."""
-    positional_only: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+    """Parameters passed by position, in this order; the others go by name."""
     adapt: tuple[tuple[str, Any], ...] = ()
     """(parameter, annotation) pairs whose annotation decides the form in which Arrow data comes."""
     is_async: bool = False
@@ -307,6 +308,8 @@ class End:
     out_of_memory: bool = False
     error: bytes | None = None
     """cloudpickle of a typed `HeadraceError`, with REFUSED."""
+    seconds: float = 0.0
+    """Wall time of the batch on its worker, from its arguments' unpickling to its last commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +339,10 @@ class Report:
     receipts: tuple[Receipt, ...] = ()
     failures: tuple[Failure, ...] = ()
     logs: tuple[LogLine, ...] = ()
+    returned: Positions = Positions(())
+    """Handed back on recall: these will not start here, and may go elsewhere at once."""
+    passed: tuple[tuple[int, Positions], ...] = ()
+    """(node, positions) that completed without being committed (``persist=False`` in a chain)."""
     started: int = 0
     """Items of the batch that have started so far, in batch order (async: how many in all)."""
     peak_memory: int = 0
@@ -389,7 +396,8 @@ class Control(StrEnum):
     """What the driver may ask of a submitted batch."""
 
     RECALL = "recall"
-    """Do not start further items; end as RECALLED when the running one ends."""
+    """Start no further item: hand back at once what has not started, and end as RECALLED when the
+    running one ends."""
     KILL = "kill"
     """End now (as KILLED): cooperatively for the batch's grace where it can, then by force."""
 
@@ -529,10 +537,11 @@ class Manifest:
     node: int
     key: str
     receipts: tuple[Receipt, ...]
-    """Each position occurs once over all receipts that count; see ``winners``."""
     total: int
     lost: Positions = Positions(())
     """Positions without a value (failed, skipped, cancelled)."""
+    winners: tuple[Positions, ...] = ()
+    """Per receipt the positions whose value it gives; empty: all of each receipt's."""
 
 
 @runtime_checkable
@@ -569,8 +578,11 @@ class Encoder(Protocol):
         """
         ...
 
-    def flush(self, *, inputs: Callable[[int], Any] | None = None) -> tuple[Receipt, ...]:
-        """Commit what was added so far: one partition per exact type. The commit point is the put."""
+    def flush(self) -> tuple[Receipt, ...]:
+        """Commit what was added so far: one partition per exact type. The commit point is the put.
+
+        When it raises, what was added and has no receipt is still pending: flush again later.
+        """
         ...
 
 
@@ -585,7 +597,7 @@ class RunStore(Protocol):
         specs/<digest>               a pickled StageSpec
         modules/<digest>             shipped modules
         journal/<segment>.jsonl      numbered from 1, each made by put-if-absent
-        data/<node>/<batch>-<nonce>-<n>.<arrow|parquet>
+        data/<node>/<batch>-<nonce>-<n>-<crc32>.<arrow|parquet>
         claims/<batch>
         logs/<node>/<batch>-<n>.arrow
     """

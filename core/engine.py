@@ -1,0 +1,591 @@
+"""The engine of one flow run: one thread around a queue, and the machine that decides.
+
+Whatever happens becomes an entry in the queue: a call from the flow's thread, inputs from a feeder,
+a report from a pool, a request from history. The thread hands it to `core.machine`, carries out the
+commands that come back, and wakes those who wait. Callbacks from outside only ever put entries.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from . import logs, pools, records, specs
+from .calls import Call
+from .dispatch import Dispatcher
+from .errors import Cancelled, MappingError, StorageError
+from .feeding import Feeder
+from .futures import Future, MapFuture
+from .interfaces import (
+    Control,
+    Failure,
+    LogRecord,
+    Manifest,
+    Outcome,
+    Pool,
+    Positions,
+    Report,
+    Request,
+    Resources,
+    RunView,
+)
+from .items import BAD, GOOD, ItemState
+from .machine import (
+    Ask,
+    BatchEnded,
+    Chunk,
+    Command,
+    Committed,
+    Feed,
+    Flight,
+    ItemEvent,
+    Machine,
+    Node,
+    NodeEnded,
+    NodeOptions,
+    Open,
+    Submit,
+)
+from .outcomes import exception_of, name_of, node_message, state_name
+from .packing import Dependency, dependency_of, pack
+from .notes import Notes
+from .retries import delay_of, may_retry
+from .scribe import Scribe
+from .states import State, type_of_name
+from .task_hooks import TaskHooks
+from .views import Views, failures_table, graph_of
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .runs import RunInfo
+
+_TICK_SECONDS = 0.05
+_ADOPT = (Outcome.DIED, Outcome.LOST, Outcome.TIMEOUT, Outcome.KILLED, Outcome.DUPLICATE)
+"""Ends after which a batch's partitions are listed: reports may have been lost."""
+
+
+class Engine:
+    """Implements `EngineAPI`. Made by `open`, begun once, finished once."""
+
+    def __init__(self, info: RunInfo, pool: Pool, caller: Pool) -> None:
+        self.info = info
+        self.store = info.store.run(str(info.id))
+        self.pools = {"main": pool, "caller": caller}
+        self.settings = info.settings
+        self.inbox: queue.SimpleQueue[Callable[[float], list[Command]] | None]
+        self.inbox = queue.SimpleQueue()
+        self.machine = Machine(
+            self._slots,
+            prefetch=lambda name: self.pools[name].capabilities.prefetch,
+            tag_limits=info.tag_limits,
+        )
+        self.changes = threading.Condition()
+        self.sequence = 0
+        self.adding = threading.RLock()
+        self.nodes: list[Node] = []
+        self.calls: dict[Node, Call] = {}
+        self.by_key: dict[str, Node] = {}
+        self.ordinals: dict[str, itertools.count[int]] = {}
+        self.feeders: dict[Node, Feeder] = {}
+        self.watchers: dict[Node, list[tuple[int | None, Callable[[], None]]]] = {}
+        self.attempt = 1
+        self.cancel_reason = ""
+        self.state_name = "Running"
+        self.trouble: Exception | None = None
+        self.notes = Notes(info)
+        self.scribe = Scribe(
+            info.id,
+            info.history,
+            self.store.journal,
+            heartbeat_seconds=self.settings.heartbeat_seconds,
+            trouble=self._troubled,
+            request=self._requested,
+        )
+        self.specs = specs.SpecWriter(
+            self.store,
+            flow_name=info.flow_name,
+            run_name=info.name,
+            parameters=info.short_parameters,
+            log_level=info.log_level,
+            live=pool.capabilities.in_process,
+        )
+        self.dispatcher = Dispatcher(self)
+        self.hooks = TaskHooks(self)
+        self.views = Views(self)
+        self.thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
+
+    @classmethod
+    def open(cls, info: RunInfo) -> Engine:
+        """Lease the pool and make the engine; nothing runs yet.
+
+        Raises
+        ------
+        ExecutorError
+            The executor cannot be started or reached.
+        StorageError
+            The store is only in this process, and the executor's workers are not.
+        """
+        pool = pools.lease(info.executor)
+        if info.store.run(str(info.id)).in_process and not pool.capabilities.in_process:
+            raise StorageError(
+                f"the store {info.store.url} exists in this process only, and the workers of the "
+                f"executor {info.executor.name!r} cannot see it. Use a folder or an object store: "
+                "flow(storage=...) or HEADRACE_STORAGE."
+            )
+        from .registry import resolve_executor
+
+        caller = resolve_executor("inline").open()
+        return cls(info, pool, caller)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id as text."""
+        return str(self.info.id)
+
+    @property
+    def caller_runs(self) -> bool:
+        """Whether batches run in the threads that wait."""
+        return self.pools["main"].capabilities.caller_runs
+
+    # ------------------------------------------------------------------------- begin, finish
+
+    def begin(self) -> None:
+        """Write the header and the first records, and start.
+
+        Raises
+        ------
+        StorageError
+            The store cannot be written.
+        """
+        self.store.write("header.json", self.notes.header())
+        for event in self.notes.begun():
+            self.scribe.note(event)
+        self.scribe.start()
+        self.thread.start()
+
+    def begin_attempt(self, attempt: int) -> None:
+        """The flow's function runs again: node keys count anew, marked with the attempt."""
+        with self.adding:
+            self.attempt = attempt
+            self.ordinals.clear()
+
+    def finish(self, state: State[Any]) -> State[Any]:
+        """Wait for all nodes, write the run's last state, and free what the run used."""
+        try:
+            self.block(lambda: all(node.ended for node in self.nodes), None, until_end=True)
+        finally:
+            for feeder in self.feeders.values():
+                feeder.stop()
+            self.inbox.put(None)
+            self.thread.join()
+            self.hooks.close()
+            self.pools["caller"].close()
+            self.state_name = state.name
+            for event in self.notes.ended(state):
+                self.scribe.note(event)
+            self.scribe.close()
+        return state
+
+    def _troubled(self, error: Exception) -> None:
+        """The run was taken over, or its store is gone: stop and say so."""
+        self.trouble = error
+        self.cancel(reason=str(error))
+
+    def _requested(self, request: Request) -> None:
+        if request.kind == "cancel":
+            self.cancel(reason="cancelled on request")
+
+    # ------------------------------------------------------------------------------- the API
+
+    def add(self, call: Call) -> Node:
+        """See `EngineAPI.add`."""
+        options = self._options(call)
+        with self.adding:
+            if self.cancel_reason:
+                raise Cancelled(f"the run was cancelled: {self.cancel_reason}")
+            if not call.caller:
+                self._slots("main", call.options.resources)
+            key = self._key(call)
+            spec, static = self.specs.write(call, self._tag_cap(call))
+            node = Node(
+                len(self.nodes),
+                key,
+                call.options.name,
+                options,
+                call.single,
+                window=None if call.single else call.window,
+            )
+            chunk = self.dispatcher.prepare(node, call, spec, static)
+            self._depend(node, call, static)
+            context = contextvars.copy_context()
+            self.nodes.append(node)
+            self.by_key[key] = node
+            self.calls[node] = call
+            if not call.single and node.link is None:
+                self.feeders[node] = self._feeder(node, call, context)
+            self._put(lambda now: self.machine.add(node, chunk, now))
+        return node
+
+    def _options(self, call: Call) -> NodeOptions:
+        options = call.options
+        return NodeOptions(
+            retries=options.retries,
+            infra_retries=options.infra_retries,
+            on_error=options.on_error,
+            min_success_ratio=options.min_success_ratio,
+            resources=options.resources,
+            isolation=options.isolation,
+            concurrency=options.concurrency,
+            is_async=specs.is_async(call.fn),
+            persist=options.persist_result,
+            fuse=options.fuse,
+            tags=options.tags,
+            pool="caller" if call.caller else "main",
+            delay=delay_of(options, random.Random()),  # noqa: S311 - jitter, not a secret
+        )
+
+    def _tag_cap(self, call: Call) -> int | None:
+        caps = [self.info.tag_limits[t] for t in call.options.tags if t in self.info.tag_limits]
+        return min(caps, default=None)
+
+    def _key(self, call: Call) -> str:
+        mark = f"#{self.attempt}" if self.attempt > 1 else ""
+        if call.name is not None:
+            if call.name + mark in self.by_key:
+                raise MappingError(f"a node named {call.name!r} is already in this run")
+            return call.name + mark
+        ordinal = self.ordinals.setdefault(call.options.name, itertools.count())
+        while (key := f"{call.options.name}-{next(ordinal)}{mark}") in self.by_key:
+            pass
+        return key
+
+    def _depend(self, node: Node, call: Call, static: Any) -> None:
+        """Edges: what must end before the node starts, and the map that it is linked to."""
+        sources = list(call.mapped.values())
+        if len(sources) == 1 and isinstance(sources[0], MapFuture):
+            source = sources[0]
+            if source.engine is self and not source.node.single and call.key_fn is None:
+                node.link = source.node
+                node.allow_failure = next(iter(call.mapped)) in call.allow_failure
+        for dependency in static.dependencies:
+            node.waits[dependency.node.id, dependency.position] = dependency.allow_failure
+        for each in call.wait_for:
+            for dependency in dependencies_in(each):
+                node.waits[dependency.node.id, dependency.position] = dependency.allow_failure
+        self.notes.edges[node] = self._edges(node, call, static)
+
+    def _edges(self, node: Node, call: Call, static: Any) -> tuple[tuple[int, str], ...]:
+        data = {d.node.id for d in static.dependencies}
+        for source in call.mapped.values():
+            if (dependency := dependency_of(source)) is not None:
+                data.add(dependency.node.id)
+        order = {d.node.id for each in call.wait_for for d in dependencies_in(each)} - data
+        return (*((n, "data") for n in sorted(data)), *((n, "wait_for") for n in sorted(order)))
+
+    def _feeder(self, node: Node, call: Call, context: contextvars.Context) -> Feeder:
+        def answer(
+            columns: list[list[Any]], size: int, ended: bool, error: BaseException | None
+        ) -> None:
+            self._put(
+                lambda now: self.machine.fed(
+                    node, columns, size, exhausted=ended, error=error, now=now
+                )
+            )
+
+        return Feeder(node.key, call.mapped, self._wait_quietly, answer, context)
+
+    def _wait_quietly(self, done: Callable[[], bool]) -> bool:
+        """For feeders: wait for a future; False when the run ends first."""
+        with self.changes:
+            while not done():
+                if self.cancel_reason or not self.thread.is_alive():
+                    return False
+                self.changes.wait(1.0)
+        return True
+
+    def block(
+        self, done: Callable[[], bool], timeout: float | None = None, *, until_end: bool = False
+    ) -> bool:
+        """See `EngineAPI.block`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if done():
+            return True
+        self._put(self.machine.blocked)
+        workers = [p for p in self.pools.values() if p.capabilities.caller_runs]
+        while True:
+            seen = self.sequence
+            if done():
+                return True
+            if not until_end and self.cancel_reason and all(n.ended for n in self.nodes):
+                if done():
+                    return True
+                raise self.trouble or Cancelled(f"the run was cancelled: {self.cancel_reason}")
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            if any(pool.work(0) for pool in workers):
+                continue
+            with self.changes:
+                if self.sequence == seen:
+                    self.changes.wait(1.0 if left is None else min(left, 1.0))
+
+    def watch(self, node: Node, position: int | None, done: Callable[[], None]) -> None:
+        """See `EngineAPI.watch`."""
+
+        def watch(_now: float) -> list[Command]:
+            self.watchers.setdefault(node, []).append((position, done))
+            self.machine.changed.add(node)
+            return []
+
+        self._put(watch)
+
+    def state(self, node: Node, position: int | None) -> State[Any]:
+        """See `EngineAPI.state`."""
+        run = f"{self.run_id}/{node.key}" + ("" if position is None else f"/{position}")
+        name = node.state if position is None else state_name(node, position)
+        kind = type_of_name(name)
+        message = node_message(node) if position is None or node.single else ""
+        loader: Callable[[], Any] | None = None
+        if name in ("Completed", "Cached"):
+            loader = (
+                (lambda: self.values(node))
+                if position is None and not node.single
+                else (lambda: self.value(node, position or 0))
+            )
+        elif node.ended or (position is not None and node.item_done(position)):
+            loader = lambda: self.error(node, position)  # noqa: E731
+        if position is not None:
+            origin: Any = Future(self, node, position)
+        else:
+            origin = Future(self, node, 0) if node.single else MapFuture(self, node)
+        return State(kind, name, message, loader=loader, run=run, origin=origin)
+
+    def error(self, node: Node, position: int | None) -> BaseException:
+        """The exception of an item, or (None) the first one of a node, that did not complete."""
+        if position is None:
+            if node.error is not None:
+                return node.error
+            position = next(iter(node.items.where(*BAD)), 0)
+            error = exception_of(node, position)
+            if not node.single:
+                error.add_note(f"{node_message(node)}; the first is item {position}")
+            return error
+        return exception_of(node, position)
+
+    def value(self, node: Node, position: int) -> Any:
+        """See `EngineAPI.value`."""
+        if position < node.items.size and node.items.state(position) in GOOD:
+            return self.store.load(node.items.column(Positions.span(position, position + 1)))[0]
+        raise exception_of(node, position)
+
+    def values(self, node: Node) -> list[Any]:
+        """See `EngineAPI.values`."""
+        if node.state not in ("Completed", "Cached"):
+            raise self.error(node, None)
+        return self.store.load(node.items.column(node.items.where(*GOOD), inline_limit=1 << 30))
+
+    def manifest(self, node: Node) -> Manifest:
+        """See `EngineAPI.manifest`."""
+        winners = list(node.items.winners())
+        return Manifest(
+            node.id,
+            node.key,
+            tuple(receipt for receipt, _ in winners),
+            node.items.size,
+            node.items.where(*BAD),
+            tuple(positions for _, positions in winners),
+        )
+
+    def dataset(self, node: Node) -> Any:
+        """See `EngineAPI.dataset`."""
+        if node.state not in ("Completed", "Cached"):
+            raise self.error(node, None)
+        return self.store.dataset(self.manifest(node))
+
+    def failures(self, node: Node | None = None) -> Any:
+        """See `EngineAPI.failures`."""
+        return failures_table(self, [node] if node is not None else self.nodes)
+
+    def cancel(
+        self,
+        node: Node | None = None,
+        position: int | None = None,
+        *,
+        grace: float | None = None,
+        reason: str = "",
+    ) -> None:
+        """See `EngineAPI.cancel`."""
+        del grace  # travels with each batch
+        if node is None and not self.cancel_reason:
+            self.cancel_reason = reason or "on request"
+        self._put(lambda now: self.machine.cancel(node, position, reason, now))
+
+    def log(self, level: int, logger: str, message: str, *, time: float | None = None) -> None:
+        """See `EngineAPI.log`."""
+        moment = datetime.now(UTC) if time is None else datetime.fromtimestamp(time, UTC)
+        if level >= self.info.log_level:
+            self.scribe.note(LogRecord(self.info.id, -1, -1, moment, level, logger, message))
+
+    def view(self) -> RunView:
+        """See `EngineAPI.view`."""
+        return self.views.view()
+
+    def graph(self) -> Graph:
+        """See `EngineAPI.graph`."""
+        return graph_of(self)
+
+    # ---------------------------------------------------------------------------- the thread
+
+    def _put(self, event: Callable[[float], list[Command]]) -> None:
+        self.inbox.put(event)
+
+    def _slots(self, pool: str, need: Resources) -> int:
+        return self.pools[pool].slots(need)
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:  # a bug of ours: the run must end, and tell it
+            self.trouble = error
+            self.cancel_reason = f"internal error: {type(error).__name__}: {error}"
+            for node in self.nodes:
+                if not node.ended:
+                    node.state, node.error = "Failed", error
+            self._wake(set(self.nodes))
+            raise
+
+    def _loop(self) -> None:
+        while True:
+            now = time.time()
+            due = self.machine.next_time()
+            wait = _TICK_SECONDS if self.machine.flights else 5.0
+            if due is not None:
+                wait = max(0.0, min(wait, due - now))
+            try:
+                event = self.inbox.get(timeout=wait)
+            except queue.Empty:
+                self._carry_out(self.machine.tick(time.time()))
+            else:
+                if event is None:
+                    return
+                now = time.time()
+                self._carry_out(event(now))
+                if due is not None and due <= now:
+                    self._carry_out(self.machine.tick(now))
+            if self.machine.changed:
+                changed, self.machine.changed = self.machine.changed, set()
+                self._wake(changed)
+
+    def _wake(self, changed: set[Node]) -> None:
+        self.notes.changed(changed, self.scribe.note)
+        with self.changes:
+            self.sequence += 1
+            self.changes.notify_all()
+        for node in changed & self.watchers.keys():
+            waiting = self.watchers.pop(node)
+            left: list[tuple[int | None, Callable[[], None]]] = []
+            for position, done in waiting:
+                if node.ended if position is None else node.item_done(position):
+                    done()
+                else:
+                    left.append((position, done))
+            if left:
+                self.watchers[node] = left
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        todo = list(commands)
+        for command in todo:
+            match command:
+                case Submit(flight):
+                    self.hooks.running(flight.nodes[0], flight.chunk.positions)
+                    todo.extend(self._submit(flight))
+                case Feed(node, items, size):
+                    self.feeders[node].pull(items, size)
+                case Ask(flight, request):
+                    self._ask(flight, request)
+                case Committed(node, receipt, _fresh):
+                    self.scribe.index(records.receipt_record(receipt))
+                case BatchEnded(flight, end, peak):
+                    self.scribe.note(self.notes.batch(flight, end, peak))
+                case ItemEvent():
+                    self.scribe.note(self.notes.item(command, self.calls[command.node]))
+                    self._hook(command)
+                case NodeEnded(node):
+                    self._node_ended(node)
+                case Open():
+                    pass
+
+    def _submit(self, flight: Flight) -> list[Command]:
+        now = time.time()
+        prepared = self.dispatcher.batch(flight)
+        if isinstance(prepared, list):
+            return self.machine.unpackable(flight, prepared, now)
+        if isinstance(prepared, tuple):
+            return self.machine.parked(flight, *prepared, now)
+        name = flight.nodes[0].options.pool
+        try:
+            self.pools[name].submit(prepared, self._report)
+        except Exception as error:  # whatever an engine raises: nothing was handed over
+            return self.machine.refuse(flight, error, now)
+        if self.pools[name].capabilities.caller_runs:
+            with self.changes:
+                self.sequence += 1
+                self.changes.notify_all()
+        return []
+
+    def _ask(self, flight: Flight, request: Control) -> None:
+        pool = self.pools[flight.nodes[0].options.pool]
+        pool.control(self.run_id, flight.id, request)
+
+    def _report(self, report: Report) -> None:
+        """The sink of all pools; any thread."""
+        if report.end is not None and report.end.outcome in _ADOPT:
+            threading.Thread(target=self._adopt, args=(report,), daemon=True).start()
+        else:
+            self._put(lambda now: self._reported(report, now))
+
+    def _adopt(self, report: Report) -> None:
+        """A batch ended badly: what it committed counts, whether or not it could tell."""
+        flight = self.machine.flights.get(report.batch)
+        receipts = list(report.receipts)
+        try:
+            for node in flight.nodes if flight is not None else ():
+                receipts += self.store.receipts(node.id, report.batch)
+        except StorageError as error:
+            self._troubled(error)
+        merged = records.with_receipts(report, tuple(receipts))
+        self._put(lambda now: self._reported(merged, now))
+
+    def _reported(self, report: Report, now: float) -> list[Command]:
+        for line in report.logs:
+            node = self.nodes[line.node]
+            self.scribe.note(self.notes.line(line))
+            logs.echo(line.level, line.logger, line.message, name_of(node, line.position), line.time)
+        return self.machine.report(self.dispatcher.budgeted(report), now, self._may_retry)
+
+    def _may_retry(self, failure: Failure) -> bool:
+        return may_retry(self, self.nodes[failure.node], failure)
+
+    def _hook(self, event: ItemEvent) -> None:
+        if event.state is not ItemState.AWAITING_RETRY:
+            self.hooks.item(event.node, event.position)
+
+    def _node_ended(self, node: Node) -> None:
+        self.scribe.index(records.node_record(node))
+        self.hooks.node(node)
+        feeder = self.feeders.pop(node, None)
+        if feeder is not None:
+            feeder.stop()
+
+
+def dependencies_in(value: Any) -> Sequence[Dependency]:
+    """All futures inside any value."""
+    found = dependency_of(value)
+    return [found] if found is not None else pack(value).dependencies

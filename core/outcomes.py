@@ -1,0 +1,76 @@
+"""How an item's or a node's end looks to the user: its exception, and its state."""
+
+from __future__ import annotations
+
+from .errors import (
+    Cancelled,
+    RunError,
+    StorageError,
+    TaskCrashed,
+    TaskFailed,
+    TaskTimeout,
+    UpstreamFailed,
+)
+from .interfaces import Failure, FailureKind
+from .items import STATE_NAMES, ItemState
+from .machine import Node
+from .tracebacks import unpickled
+
+def name_of(node: Node, position: int) -> str:
+    """What to call an item in a message: ``'clean'``, or ``'clean' item 17``."""
+    return repr(node.key) if node.single else f"{node.key!r} item {position}"
+
+
+def state_name(node: Node, position: int) -> str:
+    """Name of an item's state, also of one that never came to be because its node ended."""
+    if position < node.items.size:
+        return STATE_NAMES[node.items.state(position)]
+    return node.state if node.ended else "Pending"
+
+
+def exception_of(node: Node, position: int) -> BaseException:
+    """The exception of an item that ended without a value; the user's own where it travelled."""
+    name = name_of(node, position)
+    failure = node.failures.get(position)
+    if failure is not None:
+        return from_failure(failure, name)
+    state = state_name(node, position)
+    if state == STATE_NAMES[ItemState.SKIPPED]:
+        return UpstreamFailed(f"{name} did not run: {node.cause}")
+    if state == STATE_NAMES[ItemState.CANCELLED]:
+        if node.error is not None:
+            return node.error
+        return Cancelled(f"{name} was cancelled: {node.cause or 'on request'}")
+    if node.error is not None:
+        return node.error
+    return RunError(f"{name} is {state}: it has no result")
+
+
+def from_failure(failure: Failure, name: str) -> BaseException:
+    """The exception of a failed attempt, with what the worker told as a note."""
+    error = unpickled(failure)
+    if failure.kind is FailureKind.TIMEOUT:
+        return TaskTimeout(f"{name} timed out: {failure.message}")
+    if failure.kind is FailureKind.CRASH:
+        return TaskCrashed(f"{name} crashed on attempt {failure.attempt}: {failure.message}")
+    if failure.kind is FailureKind.STORAGE:
+        return StorageError(f"the value of {name} could not be stored: {failure.message}")
+    if error is None:
+        error = TaskFailed(f"{failure.type_name}: {failure.message}")
+    if failure.traceback:
+        error.add_note(f"raised by {name}, attempt {failure.attempt}:\n{failure.traceback}")
+    return error
+
+
+def node_message(node: Node) -> str:
+    """One sentence on how a node stands."""
+    if node.error is not None:
+        return str(node.error)
+    counts = node.items.counts
+    bad = sum(counts[ItemState.FAILED : ItemState.CRASHED + 1])
+    if bad and not node.single:
+        return f"{bad} of {node.items.size} items failed"
+    if node.state in ("Skipped", "Cancelled"):
+        return node.cause
+    failure = node.failures.get(0) if node.single else None
+    return f"{failure.type_name}: {failure.message}" if failure is not None else ""

@@ -1,0 +1,152 @@
+"""From a call to what workers must know of it: the `StageSpec`, written once and shared."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from .calls import Call
+from .interfaces import RunStore, StageSpec, spec_path
+from .packing import Packed, pack_static
+from .shipping import bundle, pickle_function
+
+_FRAMES = frozenset({"pyarrow", "pandas", "polars"})
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class SpecWriter:
+    """Writes the specs of one run's calls. Thread-safe: writing twice is harmless."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        flow_name: str,
+        run_name: str,
+        parameters: tuple[tuple[str, str], ...],
+        log_level: int,
+        live: bool,
+    ) -> None:
+        self.store = store
+        self.flow_name, self.run_name, self.parameters = flow_name, run_name, parameters
+        self.log_level, self.live = log_level, live
+        self.written: set[str] = set()
+
+    def write(self, call: Call, tag_concurrency: int | None) -> tuple[str, Packed]:
+        """The path of a call's spec, and its static arguments' dependencies.
+
+        Raises
+        ------
+        UnpicklableError
+            The function or an argument cannot travel; names it.
+        """
+        # A single call's arguments travel as columns, so that equal calls share one spec.
+        static = {} if call.single else dict(call.static)
+        packed = pack_static(static, live=self.live)
+        mapped = tuple(call.static if call.single else call.mapped)
+        spec = self._spec(call, packed.data, mapped, tag_concurrency)
+        data = pickle.dumps(spec)
+        path = spec_path(hashlib.blake2b(data, digest_size=16).hexdigest())
+        self._put(path, data)
+        return path, packed
+
+    def _spec(
+        self, call: Call, static: bytes, mapped: tuple[str, ...], tag_concurrency: int | None
+    ) -> StageSpec:
+        options = call.options
+        parameters = _parameters(call.fn)
+        of_kind = {p.kind: p.name for p in parameters}
+        var_positional = of_kind.get(inspect.Parameter.VAR_POSITIONAL)
+        concurrency = options.concurrency
+        return StageSpec(
+            task_name=options.name,
+            function=pickle_function(call.fn, options.name),
+            modules=self._modules(call.fn),
+            mapped=mapped,
+            static=static,
+            var_positional=var_positional if call.static.get(var_positional or "") else None,
+            var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
+            positional=_positional(parameters, mapped, call),
+            adapt=_frames(call.fn),
+            is_async=is_async(call.fn),
+            is_generator=inspect.isgeneratorfunction(call.fn),
+            concurrency=min(concurrency, tag_concurrency) if tag_concurrency else concurrency,
+            log_prints=bool(options.log_prints),
+            log_level=self.log_level,
+            persist=options.persist_result,
+            schema=_schema(options.schema),
+            setup=pickle_function(options.setup, options.name) if options.setup else None,
+            flow_name=self.flow_name,
+            run_name=self.run_name,
+            tags=tuple(sorted(options.tags)),
+            parameters=self.parameters,
+        )
+
+    def _modules(self, fn: Callable[..., Any]) -> str | None:
+        modules = bundle(fn)
+        if modules is None:
+            return None
+        path = f"modules/{modules.digest}"
+        self._put(path, modules.data)
+        return path
+
+    def _put(self, path: str, data: bytes) -> None:
+        if path not in self.written:
+            self.store.write(path, data)
+            self.written.add(path)
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Does calling it give an awaitable?"""
+    return inspect.iscoroutinefunction(fn)
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # a built-in without a signature
+        return []
+
+
+def _positional(
+    parameters: list[inspect.Parameter], mapped: tuple[str, ...], call: Call
+) -> tuple[str, ...]:
+    """Which parameters go by position: those that must, or the mapped ones where they may."""
+    names = [p.name for p in parameters if p.kind in _BY_POSITION]
+    var_positional = next(
+        (p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None
+    )
+    if var_positional is not None and call.static.get(var_positional):
+        return tuple(names)
+    must = tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY)
+    if tuple(names[: len(mapped)]) == mapped and len(must) <= len(mapped):
+        return mapped
+    return must
+
+
+def _frames(fn: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
+    """Parameters whose annotation asks for a form of Arrow data."""
+    try:
+        hints = typing.get_type_hints(fn)
+    except Exception:  # noqa: BLE001 - annotations are user code: those that fail ask for nothing
+        hints = dict(getattr(fn, "__annotations__", {}))
+    hints.pop("return", None)
+    return tuple((name, hint) for name, hint in hints.items() if _is_frame(hint))
+
+
+def _is_frame(hint: Any) -> bool:
+    if typing.get_origin(hint) is list and typing.get_args(hint)[:1]:
+        inner = typing.get_args(hint)[0]
+        return inner is dict or typing.get_origin(inner) is dict
+    if not isinstance(hint, type):
+        return False
+    root = hint.__module__.partition(".")[0]
+    return root in _FRAMES or (hint.__name__ == "Dataset" and ".storage." in hint.__module__)
+
+
+def _schema(schema: Any) -> bytes | None:
+    return None if schema is None else schema.serialize().to_pybytes()

@@ -1,0 +1,152 @@
+"""A task's code on a worker: loaded once per process and node, called once per item."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .context import Cursor
+from .interfaces import Batch, Failure, FailureKind, LogLine, RefColumn, RunStore, Stage, StageSpec
+from .packing import unpack, unpack_static
+from .shipping import install
+
+_KEEP_SPECS = 256
+
+_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+class ArgumentError(Exception):
+    """An item's argument could not be loaded or brought into the form that was asked for."""
+
+
+class LoadedStage:
+    """One node's code and static arguments, ready to be called with an item's mapped arguments.
+
+    ``call`` takes the tuple of an item's column values and returns what the function returns.
+    """
+
+    def __init__(
+        self, spec: StageSpec, stage: Stage, batch: Batch, function: Callable[..., Any], state: Any
+    ) -> None:
+        self.spec, self.stage, self.store, self.state = spec, stage, batch.store, state
+        self.batch = batch
+        self.function = function
+        self.annotations: dict[str, Any] = dict(spec.adapt)
+        static = unpack_static(
+            spec.static, stage.upstream, batch.live, batch.store, self.annotations
+        )
+        self.static = {name: self._form(name, value) for name, value in static.items()}
+        self.call = self._caller()
+
+    def _form(self, name: str, value: Any) -> Any:
+        """The argument in the form that its annotation asks for."""
+        if type(value) in _SCALARS:
+            return value
+        load = getattr(type(value), "__headrace_load__", None)
+        if load is not None:
+            return load(value, self.annotations.get(name))
+        if name in self.annotations:
+            return self.store.adapt(value, self.annotations[name])
+        return value
+
+    def _caller(self) -> Callable[[tuple[Any, ...]], Any]:
+        function, static, mapped = self.function, self.static, self.spec.mapped
+        positional = self.spec.positional
+        plain = not self.spec.var_positional and not self.spec.var_keyword
+        if plain and positional[: len(mapped)] == mapped and len(positional) == len(mapped):
+            bound = functools.partial(function, **static) if static else function
+            return lambda args: bound(*args)
+
+        def call(args: tuple[Any, ...]) -> Any:
+            named = {**static, **dict(zip(mapped, args, strict=True))}
+            by_position = [named.pop(name) for name in positional if name in named]
+            if self.spec.var_positional:
+                by_position.extend(named.pop(self.spec.var_positional, ()))
+            if self.spec.var_keyword:
+                named.update(named.pop(self.spec.var_keyword, {}))
+            return function(*by_position, **named)
+
+        return call
+
+    def columns(self, batch: Batch) -> list[list[Any]]:
+        """The batch's columns as lists of values; handles are loaded item by item, when called."""
+        raw: list[Any] = unpack(batch.payload, batch.upstream, batch.live, batch.store)
+        columns = [
+            batch.store.load(column) if isinstance(column, RefColumn) else column for column in raw
+        ]
+        for name, column in zip(self.spec.mapped, columns, strict=True):
+            types = set(map(type, column)) - _SCALARS
+            if name in self.annotations or any(hasattr(t, "__headrace_load__") for t in types):
+                self.call = self._forming(self.call)
+                break
+        return columns
+
+    def _forming(self, call: Callable[[tuple[Any, ...]], Any]) -> Callable[[tuple[Any, ...]], Any]:
+        def formed(args: tuple[Any, ...]) -> Any:
+            try:
+                named = zip(self.spec.mapped, args, strict=True)
+                ready = tuple(self._form(name, value) for name, value in named)
+            except Exception as error:
+                raise ArgumentError from error
+            return call(ready)
+
+        return formed
+
+    def cursor(self, logs: list[LogLine]) -> Cursor:
+        """The run context of this stage's items, moved from item to item."""
+        return Cursor(
+            run_id=self.batch.run_id,
+            spec=self.spec,
+            stage=self.stage,
+            store=self.store,
+            logs=logs,
+            setup=self.state,
+        )
+
+
+class _Cache:
+    """Code by spec and set-up state by spec, kept for the life of the process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.specs: OrderedDict[tuple[str, str], tuple[StageSpec, Any, Any]] = OrderedDict()
+
+    def load(self, store: RunStore, path: str, *, in_child: bool) -> tuple[StageSpec, Any, Any]:
+        key = (store.run_id, path)
+        with self.lock:
+            if key in self.specs:
+                self.specs.move_to_end(key)
+                return self.specs[key]
+            spec: StageSpec = pickle.loads(store.read(path))  # noqa: S301 - our driver made it
+            if spec.modules is not None and in_child:
+                install(store.read(spec.modules))
+            function = pickle.loads(spec.function)  # noqa: S301 - our driver made it
+            state = pickle.loads(spec.setup)() if spec.setup is not None else None  # noqa: S301
+            self.specs[key] = (spec, function, state)
+            while len(self.specs) > _KEEP_SPECS:
+                self.specs.popitem(last=False)
+            return self.specs[key]
+
+
+_cache = _Cache()
+
+
+def load_stage(batch: Batch, index: int, *, in_child: bool) -> LoadedStage:
+    """Load one stage of a batch; code and ``setup`` state are cached in this process.
+
+    Raises
+    ------
+    NotFoundError
+        The store cannot be seen from here.
+    StaleCodeError
+        Other versions of the shipped modules are loaded.
+    """
+    stage = batch.stages[index]
+    spec, function, state = _cache.load(batch.store, stage.spec, in_child=in_child)
+    return LoadedStage(spec, stage, batch, function, state)
+
+

@@ -1,0 +1,115 @@
+"""Turns what user code raised into a `Failure`: the user's own frames, and an exception that travels."""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import os
+import pickle
+import time
+import traceback
+from types import TracebackType
+
+import cloudpickle
+
+from .errors import UnstorableError
+from .interfaces import Failure, FailureKind, Stage
+from .stages import ArgumentError
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OWN = tuple(_HERE + room + os.sep for room in ("core", "executors", "storage"))
+_PLAIN = frozenset({str, int, float, bool, type(None), bytes})
+_BUILTIN = frozenset(v for v in vars(builtins).values() if isinstance(v, type))
+
+
+def failure_of(
+    stage: Stage,
+    position: int,
+    error: BaseException,
+    start_ns: int,
+    kind: FailureKind | None = None,
+) -> Failure:
+    """The record of one failed attempt; ``kind`` is derived from the error unless given."""
+    if isinstance(error, ArgumentError) and error.__cause__ is not None:
+        kind, error = FailureKind.ARGUMENT, error.__cause__
+    if kind is None:
+        kind = FailureKind.UNSTORABLE if isinstance(error, UnstorableError) else FailureKind.ERROR
+    if kind is FailureKind.TIMEOUT:
+        seconds = stage.timeout_seconds
+        error = TimeoutError(f"task {stage.key!r} item {position} exceeded its {seconds} s limit")
+    return Failure(
+        node=stage.node,
+        position=position,
+        attempt=stage.attempt,
+        kind=kind,
+        type_name=type_name(error),
+        message=_text(error),
+        traceback=formatted(error),
+        exception=pickled(error),
+        started=start_ns / 1e9,
+        ended=time.time(),
+    )
+
+
+def type_name(error: BaseException) -> str:
+    """Qualified class name, without ``builtins``."""
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # a user's __str__ may raise anything
+        return f"<no message: its __str__ raised {type(broken).__name__}>"
+
+
+def formatted(error: BaseException) -> str:
+    """Format an exception with the user's own frames first; headrace's frames are left out."""
+    try:
+        user = _user_frames(error.__traceback__)
+        if error.__cause__ is None and error.__context__ is None:
+            frames = traceback.StackSummary.extract(_walk(user), lookup_lines=False)
+            lines = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
+            return "".join([*lines, *traceback.format_exception_only(error)])
+        return "".join(traceback.format_exception(type(error), error, user))
+    except Exception as broken:  # a user's __str__ or source may raise anything
+        return f"{type(error).__name__} (its traceback cannot be formatted: {broken!r})"
+
+
+def _user_frames(tb: TracebackType | None) -> TracebackType | None:
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OWN):
+        tb = tb.tb_next
+    return tb
+
+
+def _walk(tb: TracebackType | None):  # noqa: ANN202 - what StackSummary.extract takes
+    while tb is not None:
+        linecache.lazycache(tb.tb_frame.f_code.co_filename, tb.tb_frame.f_globals)
+        yield tb.tb_frame, tb.tb_lineno
+        tb = tb.tb_next
+
+
+def pickled(error: BaseException) -> bytes | None:
+    """The exception as a pickle that is known to unpickle, or None."""
+    if type(error) in _BUILTIN and not error.__dict__ and _PLAIN.issuperset(map(type, error.args)):
+        if error.__cause__ is None and not getattr(error, "__notes__", None):
+            return pickle.dumps(error)
+    try:
+        data = cloudpickle.dumps(error)
+        if type(pickle.loads(data)) is not type(error):  # noqa: S301 - our own pickle
+            return None
+    except Exception:  # noqa: BLE001 - a user's class may raise anything, both ways
+        return None
+    return data
+
+
+def unpickled(failure: Failure) -> BaseException | None:
+    """The exception of a failure, or None if it did not travel."""
+    if failure.exception is None:
+        return None
+    try:
+        error = pickle.loads(failure.exception)  # noqa: S301 - our own worker made it
+    except Exception:  # noqa: BLE001 - its class may be missing here: the text stands in
+        return None
+    return error if isinstance(error, BaseException) else None

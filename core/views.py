@@ -1,0 +1,136 @@
+"""Snapshots of a run for displays, its graph, and its failures as a table."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .interfaces import NodeView, Resources, RunView
+from .machine import Node
+from .outcomes import name_of
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .graph import Graph
+
+_RATE_SECONDS = 5.0
+_SIGNATURES = 20
+
+
+class Views:
+    """Makes snapshots; remembers the last few seconds for the rates."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.begun = time.monotonic()
+        self.past: dict[Node, deque[tuple[float, int]]] = {}
+
+    def view(self) -> RunView:
+        """The run as it stands."""
+        engine = self.engine
+        info = engine.info
+        bad = engine.cancel_reason
+        busy = sum(1 for f in list(engine.machine.flights.values()) if f.began is not None)
+        return RunView(
+            id=engine.run_id,
+            name=info.name,
+            flow=info.flow_name,
+            executor=info.executor.name,
+            state="Cancelling" if bad else engine.state_name,
+            message=bad,
+            elapsed_seconds=time.monotonic() - self.begun,
+            slots=engine.pools["main"].slots(Resources()),
+            busy=busy,
+            nodes=tuple(map(self._node, list(engine.nodes))),
+        )
+
+    def _node(self, node: Node) -> NodeView:
+        now, done = time.monotonic(), node.items.ended
+        past = self.past.setdefault(node, deque())
+        past.append((now, done))
+        while len(past) > 2 and now - past[0][0] > _RATE_SECONDS:  # noqa: PLR2004
+            past.popleft()
+        seconds = now - past[0][0]
+        rate = (done - past[0][1]) / seconds if seconds > 0 else 0.0
+        eta = None
+        if node.total is not None and rate > 0 and not node.ended:
+            eta = (node.total - done) / rate
+        signatures = Counter(
+            f"{f.type_name}: {f.message}"[:200] for f in list(node.failures.values())[:10_000]
+        )
+        return NodeView(
+            node=node.id,
+            name=node.key,
+            state=node.state,
+            mapped=not node.single,
+            total=node.total,
+            counts=node.items.named_counts(),
+            rate=rate,
+            eta_seconds=eta,
+            bytes=node.bytes,
+            upstream=tuple(number for number, _ in self.engine.notes.edges.get(node, ())),
+            failures=dict(signatures.most_common(_SIGNATURES)),
+        )
+
+
+def graph_of(engine: Engine) -> Graph:
+    """The run's graph with the nodes' states."""
+    from .graph import Edge, Graph, GraphNode
+
+    nodes = [
+        GraphNode(
+            n.id, n.key, mapped=not n.single, state=n.state, total=n.total,
+            counts=n.items.named_counts(),
+        )
+        for n in list(engine.nodes)
+    ]
+    edges = [
+        Edge(source, node.id, kind)
+        for node, upstream in list(engine.notes.edges.items())
+        for source, kind in upstream
+    ]
+    return Graph(tuple(nodes), tuple(edges))
+
+
+def failures_table(engine: Engine, nodes: Iterable[Node]) -> Any:
+    """Failed items as a ``pyarrow.Table``."""
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = []
+    workers = {(r.node, r.position): r for r in engine.notes.items}
+    for node in nodes:
+        for position, failure in sorted(node.failures.items()):
+            record = workers.get((node.id, position))
+            rows.append(
+                {
+                    "node": node.key,
+                    "item": position,
+                    "name": name_of(node, position),
+                    "kind": failure.kind.value,
+                    "exception": failure.type_name,
+                    "message": failure.message,
+                    "traceback": failure.traceback,
+                    "attempt": failure.attempt,
+                    "worker": record.worker if record else "",
+                    "input": record.input if record else "",
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=_failures_schema())
+
+
+def _failures_schema() -> Any:
+    import pyarrow as pa
+
+    text = ("name", "kind", "exception", "message", "traceback")
+    return pa.schema(
+        [
+            ("node", pa.string()),
+            ("item", pa.int64()),
+            *((name, pa.string()) for name in text),
+            ("attempt", pa.int64()),
+            ("worker", pa.string()),
+            ("input", pa.string()),
+        ]
+    )
