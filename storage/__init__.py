@@ -1,0 +1,1 @@
+"""Where values live: Arrow partitions on any fsspec location, and the datasets they make up."""

@@ -1,0 +1,243 @@
+"""The annotation of a parameter decides the form in which Arrow data comes.
+
+Forms are recognised by module and name, so that pandas and polars are imported only by those who ask
+for them. What is not Arrow data passes unchanged.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.interfaces import Manifest, RefColumn
+from .loading import places_of
+
+if TYPE_CHECKING:
+    from .store import ArrowRunStore
+
+_FORMS = {
+    ("pyarrow", "Table"): "table",
+    ("pyarrow", "RecordBatch"): "batch",
+    ("pyarrow", "RecordBatchReader"): "reader",
+    ("pandas", "DataFrame"): "pandas",
+    ("polars", "DataFrame"): "polars",
+    ("polars", "LazyFrame"): "lazy",
+    ("headrace", "Dataset"): "dataset",
+}
+_TEXTS = {
+    "pa.Table": "table",
+    "pa.RecordBatch": "batch",
+    "pa.RecordBatchReader": "reader",
+    "pd.DataFrame": "pandas",
+    "pl.DataFrame": "polars",
+    "pl.LazyFrame": "lazy",
+    "Dataset": "dataset",
+}
+
+
+def form_of(annotation: Any) -> str | None:
+    """The form that an annotation asks for, or None where it asks for none.
+
+    Of a union the first member that asks for one counts.
+    """
+    if isinstance(annotation, str):
+        return _form_of_text(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return form_of(typing.get_args(annotation)[0])
+    if origin is typing.Union or origin is types.UnionType:
+        found = (form_of(member) for member in typing.get_args(annotation))
+        return next((form for form in found if form is not None), None)
+    if origin in (list, typing.Sequence) or (
+        origin is not None
+        and getattr(origin, "__name__", "") in ("Sequence", "Iterable")
+    ):
+        inner = typing.get_args(annotation)
+        return "rows" if inner and _is_dict(inner[0]) else None
+    if isinstance(annotation, type):
+        root = annotation.__module__.partition(".")[0]
+        return _FORMS.get((root, annotation.__qualname__))
+    return None
+
+
+def _is_dict(annotation: Any) -> bool:
+    return annotation is dict or typing.get_origin(annotation) is dict
+
+
+def _form_of_text(text: str) -> str | None:
+    plain = text.replace(" ", "").strip("'\"")
+    for part in plain.split("|"):
+        if part in _TEXTS:
+            return _TEXTS[part]
+        root, _, name = part.rpartition(".")
+        if (root.partition(".")[0], name) in _FORMS:
+            return _FORMS[root.partition(".")[0], name]
+        if part == "list[dict]" or part.startswith("list[dict["):
+            return "rows"
+    return None
+
+
+def form_of_value(value: Any) -> str | None:
+    """Which form a value has, or None where it is not Arrow data."""
+    if type(value) is list:
+        return "rows" if value and all(type(each) is dict for each in value) else None
+    cls = type(value)
+    root = cls.__module__.partition(".")[0]
+    if root not in ("pyarrow", "pandas", "polars", "headrace"):
+        return None
+    return _FORMS.get((root, cls.__qualname__))
+
+
+def adapt(value: Any, annotation: Any) -> Any:
+    """A value in the form that its annotation asks for."""
+    wanted = form_of(annotation)
+    if wanted is None:
+        return value
+    have = form_of_value(value)
+    if have is None or have == wanted:
+        return value
+    return convert(_as_table_source(value, have), wanted)
+
+
+def _as_table_source(value: Any, have: str) -> Any:
+    import pyarrow as pa
+
+    if have == "rows":
+        from .rowforms import freeze_rows
+
+        frozen = freeze_rows(value)
+        return pa.Table.from_pylist(value) if frozen is None else frozen.table()
+    if have == "batch":
+        return pa.Table.from_batches([value])
+    if have == "pandas":
+        return pa.Table.from_pandas(value)
+    if have == "polars":
+        return value.to_arrow()
+    if have == "lazy":
+        return value.collect().to_arrow()
+    return value
+
+
+def convert(source: Any, wanted: str) -> Any:
+    """A table, a reader or a dataset in the wanted form.
+
+    A reader streams; the others are whole in memory.
+    """
+    import pyarrow as pa
+
+    if wanted == "dataset":
+        from .datasets import dataset_of_table
+
+        return (
+            source
+            if not isinstance(source, (pa.Table, pa.RecordBatchReader))
+            else (
+                dataset_of_table(
+                    source if isinstance(source, pa.Table) else source.read_all()
+                )
+            )
+        )
+    if wanted == "reader":
+        if isinstance(source, pa.RecordBatchReader):
+            return source
+        return pa.RecordBatchReader.from_stream(source)
+    table = source
+    if isinstance(source, pa.RecordBatchReader):
+        table = source.read_all()
+    elif not isinstance(source, pa.Table):
+        table = source.to_table()
+    return _FROM_TABLE[wanted](table)
+
+
+def _one_batch(table: Any) -> Any:
+    import pyarrow as pa
+
+    batches = table.combine_chunks().to_batches()
+    return (
+        batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    )
+
+
+def _polars(table: Any) -> Any:
+    import polars as pl
+
+    return pl.from_arrow(table)
+
+
+_FROM_TABLE: dict[str, Callable[[Any], Any]] = {
+    "table": lambda table: table,
+    "batch": _one_batch,
+    "pandas": lambda table: table.to_pandas(),
+    "polars": _polars,
+    "lazy": lambda table: _polars(table).lazy(),
+    "rows": lambda table: table.to_pylist(),
+}
+
+
+# ------------------------------------------------------------------------- a whole node's values
+
+
+def load_manifest(run: ArrowRunStore, manifest: Manifest, annotation: Any) -> Any:
+    """A node's values in item order, or its dataset in the form that the annotation asks for.
+
+    Positions without a value are left out.
+    """
+    wanted = form_of(annotation)
+    if wanted is not None and wanted != "rows":
+        return convert(run.dataset(manifest), wanted)
+    values = run.load(column_of(manifest))
+    if wanted == "rows" and values and all(type(value) is list for value in values):
+        return [row for value in values for row in value]
+    return values
+
+
+def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> RefColumn:
+    """References to a node's values in position order; of all positions, or of these.
+
+    Of a position that several receipts hold, the one counts that the manifest's ``winners`` name.
+    """
+    from .itemtables import unpacked
+
+    where: list[Any] = []
+    parts: list[Any] = []
+    index: list[Any] = []
+    first_rows: list[Any] = []
+    rows: list[Any] = []
+    for number, receipt in enumerate(manifest.receipts):
+        held = unpacked(receipt.positions)
+        first, each = places_of(receipt.rows, len(held))
+        where.append(held)
+        parts.append(np.full(len(held), number, np.int64))
+        index.append(np.arange(len(held), dtype=np.int64))
+        first_rows.append(first)
+        rows.append(each)
+    refs = tuple(receipt.part for receipt in manifest.receipts)
+    inline = tuple(receipt.inline for receipt in manifest.receipts)
+    if not where:
+        return RefColumn(refs, [], [], [], [], inline)
+    every = np.concatenate(where)
+    if manifest.winners:
+        wins = [
+            np.isin(held, unpacked(won))
+            for held, won in zip(where, manifest.winners, strict=True)
+        ]
+        kept = np.flatnonzero(np.concatenate(wins))
+        chosen = kept[np.argsort(every[kept], kind="stable")]
+    else:
+        chosen = np.argsort(every, kind="stable")
+    if positions is not None:
+        wanted = np.fromiter(positions, np.int64)
+        places = np.searchsorted(every[chosen], wanted)
+        chosen = chosen[places]
+    return RefColumn(
+        refs,
+        np.concatenate(parts)[chosen],  # type: ignore[arg-type]
+        np.concatenate(index)[chosen],  # type: ignore[arg-type]
+        np.concatenate(first_rows)[chosen],  # type: ignore[arg-type]
+        np.concatenate(rows)[chosen],  # type: ignore[arg-type]
+        inline,
+    )

@@ -1,0 +1,340 @@
+"""The encoder: what a worker hands its finished items to, and what commits them as partitions."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from ..core.interfaces import Part, Receipt
+from . import streams
+from .conforming import conform
+from .drafts import (
+    Draft,
+    Pending,
+    Shape,
+    row_drafts,
+    rows_drafts,
+    scalar_drafts,
+    table_drafts,
+    value_drafts,
+    with_ids,
+)
+from .forms import SCALARS, Form, freeze, pickled
+from .itemtables import Header
+from .objects import Objects
+from .partitions import checksum_of, choose_format, encode_partition, part_path
+from .rowforms import freeze_rows, is_row
+from .receipts import receipt_from
+from .tables import freeze_table
+
+_FIXED = frozenset({int, float, bool, type(None)})
+_TEXTS = frozenset({str, bytes})
+_IMMUTABLE = frozenset(SCALARS)
+
+
+class ArrowEncoder:
+    """`core.interfaces.Encoder` over Arrow partitions.
+
+    Thread rule: one thread adds; any thread flushes. `list.append` and ``del list[:n]`` are atomic,
+    so the fast path takes no lock.
+
+    Parameters
+    ----------
+    objects
+        Where the partitions go.
+    header
+        What all partitions of this encoder have in common; ``kind`` and ``items`` are filled in.
+    format
+        ``"auto"``, ``"arrow"`` or ``"parquet"``.
+    remote
+        Partitions go over a network: they are compressed.
+    inline_bytes
+        Size up to which a partition rides along with its receipt; 0: none does.
+    schema
+        The stated schema of the task's tables, or None.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        header: Header,
+        *,
+        format: str = "auto",
+        remote: bool = False,
+        inline_bytes: int = 4 << 20,
+        schema: Any = None,
+    ) -> None:
+        self._objects = objects
+        self._header = header
+        self._format = format
+        self._remote = remote
+        self._inline_bytes = inline_bytes
+        self._schema = schema
+        self._lock = threading.Lock()
+        self._number = 0
+        self._outbox: list[Draft] = []
+        self._receipts: list[Receipt] = []
+        self._scalars: list[Pending] = []
+        self._shapes: dict[Any, Shape | None] = {}
+        self._rows: dict[Any, list[Pending]] = {}
+        self._values: dict[Form, list[Pending]] = {}
+        self._lists: list[Pending] = []
+        self._tables: list[Pending] = []
+        self._spooled: list[Pending] = []
+        self._added = 0
+        self._drained = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        waiting = sum([draft.bytes for draft in self._outbox]) if self._outbox else 0
+        return self._added - self._drained + 48 * len(self._scalars) + waiting
+
+    # ------------------------------------------------------------------------------------ add
+
+    def add(self, position: int, value: Any, started_ns: int, ended_ns: int) -> None:
+        """Take a snapshot of a finished item's value. See `core.interfaces.Encoder.add`."""
+        cls = type(value)
+        if cls in _FIXED:
+            self._scalars.append((position, started_ns, ended_ns, value))
+        elif cls in _TEXTS:
+            self._added += len(value)
+            self._scalars.append((position, started_ns, ended_ns, value))
+        elif cls is dict:
+            row = tuple(value.values())
+            key = (tuple(value), tuple(map(type, row)))
+            shape = self._shapes.get(key)
+            if shape is None:
+                if key in self._shapes or not self._learn(key, value):
+                    self._add_dict(position, value, started_ns, ended_ns)
+                    return
+                shape = self._shapes[key]
+                assert shape is not None
+            size = shape.bytes
+            for i in shape.texts:
+                size += len(row[i])
+            self._added += size
+            shape.pending.append((position, started_ns, ended_ns, row))
+        else:
+            self._add_other(position, value, started_ns, ended_ns)
+
+    def _learn(self, key: Any, value: dict[Any, Any]) -> bool:
+        """Decide once per key order and value types whether such dicts take the fast path."""
+        keys, types = key
+        if not _IMMUTABLE.issuperset(types) or not is_row(value):
+            self._shapes[key] = None
+            return False
+        forms = tuple(SCALARS[cls] for cls in types)
+        texts = tuple(i for i, cls in enumerate(types) if cls in _TEXTS)
+        self._shapes[key] = Shape(keys, forms, texts, [], 64 + 16 * len(keys))
+        return True
+
+    def _add_dict(
+        self, position: int, value: dict[Any, Any], start: int, end: int
+    ) -> None:
+        if not is_row(value):
+            self._add_value(position, value, start, end, as_pickle=True)
+            return
+        frozen = [freeze(each) for each in value.values()]
+        forms = tuple(form for form, _ in frozen)
+        row = tuple(payload for _, payload in frozen)
+        self._added += 64 + sum(map(_size, row))
+        group = self._rows.setdefault((tuple(value), forms), [])
+        group.append((position, start, end, row))
+
+    def _add_other(self, position: int, value: Any, start: int, end: int) -> None:
+        if type(value) is list and all(map(is_row, value)):
+            frozen = freeze_rows(value)
+            if frozen is not None:
+                self._added += 64 + sum(
+                    [column.nbytes for column in frozen.columns.values()]
+                )
+                self._lists.append((position, start, end, frozen))
+                return
+        table = freeze_table(value)
+        if table is not None:
+            table.table = self._conformed(table.table)
+            self._added += table.table.nbytes
+            self._tables.append((position, start, end, table))
+        elif streams.is_stream(value):
+            self._add_stream(position, value, start)
+        else:
+            self._add_value(position, value, start, end)
+
+    def _add_value(
+        self,
+        position: int,
+        value: Any,
+        start: int,
+        end: int,
+        *,
+        as_pickle: bool = False,
+    ) -> None:
+        form, payload = pickled(value) if as_pickle else freeze(value)
+        self._added += 64 + _size(payload)
+        self._values.setdefault(form, []).append((position, start, end, payload))
+
+    def _add_stream(self, position: int, value: Any, start: int) -> None:
+        """Consume an iterator; its end is the item's end."""
+        spool = streams.Spool(
+            self._objects,
+            self._header,
+            position,
+            start,
+            self._format,
+            self._remote,
+            self._schema,
+        )
+        spooled = spool.consume(value)
+        end = time.time_ns()
+        if isinstance(spooled, list):
+            self._add_other(position, spooled, start, end)
+            return
+        self._added += spooled.bytes
+        self._spooled.append((position, start, end, spooled))
+
+    def _conformed(self, table: Any) -> Any:
+        return table if self._schema is None else conform(table, self._schema)
+
+    # ---------------------------------------------------------------------------------- flush
+
+    def flush(
+        self, *, inputs: Callable[[int], Any] | None = None
+    ) -> tuple[Receipt, ...]:
+        """Commit what was added so far. See `core.interfaces.Encoder.flush`.
+
+        ``inputs`` gives the id of the item at a position, to be kept in the partition.
+
+        Raises
+        ------
+        StorageError
+            A partition could not be put. It stays pending, and so do the receipts of those that were
+            put before it: another flush goes on from there.
+        """
+        with self._lock:
+            self._drain(inputs)
+            while self._outbox:
+                self._receipts.append(self._commit(self._outbox[0]))
+                del self._outbox[0]
+            receipts = tuple(self._receipts)
+            self._receipts.clear()
+            return receipts
+
+    def _drain(self, inputs: Callable[[int], Any] | None) -> None:
+        """Make drafts of what is pending. What does not become one stays pending."""
+        self._drained = self._added
+        self._move([self._scalars], lambda chunks: scalar_drafts(chunks[0]), inputs)
+        known = [shape for shape in list(self._shapes.values()) if shape is not None]
+        groups = [(shape.keys, shape.forms, shape.pending) for shape in known]
+        groups += [
+            (keys, forms, rows) for (keys, forms), rows in list(self._rows.items())
+        ]
+        groups = [group for group in groups if group[2]]
+        self._move(
+            [group[2] for group in groups],
+            lambda chunks: row_drafts(
+                (keys, forms, chunk)
+                for (keys, forms, _), chunk in zip(groups, chunks, strict=True)
+            ),
+            inputs,
+        )
+        for form, pending in list(self._values.items()):
+            self._move(
+                [pending],
+                lambda chunks, form=form: value_drafts(form, chunks[0]),
+                inputs,
+            )
+        self._move([self._lists], lambda chunks: rows_drafts(chunks[0]), inputs)
+        self._move([self._tables], lambda chunks: table_drafts(chunks[0]), inputs)
+        self._move(
+            [self._spooled],
+            lambda chunks: iter([item[3].draft for item in chunks[0]]),
+            inputs,
+        )
+
+    def _move(
+        self,
+        sources: list[list[Any]],
+        make: Callable[[list[list[Any]]], Iterator[Draft]],
+        inputs: Callable[[int], Any] | None,
+    ) -> None:
+        """Drafts of what lists hold now, while another thread may append to them."""
+        chunks = [source[:] for source in sources]
+        if not any(chunks):
+            return
+        drafts = make(chunks)
+        self._outbox.extend(
+            list(drafts if inputs is None else with_ids(drafts, inputs))
+        )
+        for source, chunk in zip(sources, chunks, strict=True):
+            del source[: len(chunk)]
+
+    def _commit(self, draft: Draft) -> Receipt:
+        """Put one partition; from here on it exists."""
+        if draft.spooled is not None:
+            part, inline = self._put_spooled(draft), None
+        else:
+            part, inline = self._put(draft)
+        self._number += 1
+        common = self._header
+        return receipt_from(
+            common.node, common.batch, common.attempt, part, draft.items, inline
+        )
+
+    def _put(self, draft: Draft) -> tuple[Part, bytes | None]:
+        table, items = draft.table, draft.items
+        format = choose_format(self._format, self._remote, table.schema, table.num_rows)
+        header = header_of(self._header, draft)
+        data = encode_partition(table, header, items, format, compress=self._remote)
+        checksum = checksum_of(data)
+        path = part_path(header, self._number, checksum, format)
+        self._objects.write(path, data)
+        part = Part(path, format, draft.kind, data.size, table.num_rows, checksum)
+        return part, data.to_pybytes() if data.size <= self._inline_bytes else None
+
+    def _put_spooled(self, draft: Draft) -> Part:
+        spooled = draft.spooled
+        path = part_path(self._header, self._number, spooled.checksum, spooled.format)
+        self._objects.write_file(path, spooled.file)
+        return Part(
+            path,
+            spooled.format,
+            draft.kind,
+            spooled.bytes,
+            spooled.rows,
+            spooled.checksum,
+        )
+
+
+def header_of(common: Header, draft: Draft) -> Header:
+    """The header of one partition."""
+    return Header(
+        run=common.run,
+        node=common.node,
+        key=common.key,
+        batch=common.batch,
+        attempt=common.attempt,
+        nonce=common.nonce,
+        kind=draft.kind,
+        items=len(draft.items),
+        restores=draft.restores,
+        shapes=draft.shapes,
+        extra=draft.extra,
+        firsts=draft.firsts,
+        lineage=common.lineage,
+    )
+
+
+def _size(payload: Any) -> int:
+    if isinstance(payload, (pa.Array, pa.Table)):
+        return int(payload.nbytes)
+    return len(payload) if isinstance(payload, (str, bytes)) else 16
+
+
+def new_nonce() -> str:
+    """Tells one execution of a batch from another; unique for all practical purposes."""
+    return os.urandom(6).hex()

@@ -1,0 +1,364 @@
+"""Columns that hold Python values exactly: which Arrow type a single value takes, and the way back.
+
+The form of a value is a function of that value alone. What Arrow would return changed (an int beyond
+64 bits, a tuple inside a list, text with a lone surrogate, a subclass of ``int``) is pickled into a
+binary column that is marked as such. ``None`` is a null in a column of any form.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from . import pickles
+
+PICKLE = "pickle"
+PICKLE_NAME = b"headrace.pickle"
+EXTENSION_KEY = b"ARROW:extension:name"
+
+_ARROW_ERRORS = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
+_BIG = (1 << 31) - 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a column holds its values: the Arrow type, and what turns an element into the value."""
+
+    type: Any
+    restore: str = ""
+
+    def field(self, name: str) -> pa.Field:
+        """The column's field; a pickled one is marked as an extension that any reader passes over."""
+        if self.restore != PICKLE:
+            return pa.field(name, self.type)
+        return pa.field(
+            name,
+            self.type,
+            metadata={EXTENSION_KEY: PICKLE_NAME, b"ARROW:extension:metadata": b""},
+        )
+
+
+NULL = Form(pa.null())
+PICKLED = Form(pa.binary(), PICKLE)
+BIG_PICKLED = Form(pa.large_binary(), PICKLE)
+
+SCALARS: dict[type, Form] = {
+    int: Form(pa.int64()),
+    float: Form(pa.float64()),
+    bool: Form(pa.bool_()),
+    str: Form(pa.string()),
+    bytes: Form(pa.binary()),
+    type(None): NULL,
+}
+"""Immutable Python types whose form follows from the exact type, but for the rare values that
+`array_of` refuses (ints beyond 64 bits, lone surrogates)."""
+
+_RAW = frozenset(form for form in SCALARS.values())
+
+
+# ------------------------------------------------------------------------------ one value, frozen
+
+
+def freeze(value: Any) -> tuple[Form, Any]:
+    """Form and snapshot of one value: later changes of the object do not reach the snapshot.
+
+    Raises
+    ------
+    UnstorableError
+    """
+    cls = type(value)
+    form = SCALARS.get(cls)
+    if form is not None:
+        return (form, value) if _fits(cls, value) else pickled(value)
+    maker = _MAKERS.get(cls)
+    if maker is None and isinstance(value, np.generic):
+        maker = _numpy_scalar
+    frozen = maker(value) if maker is not None else None
+    return frozen if frozen is not None else pickled(value)
+
+
+def _fits(cls: type, value: Any) -> bool:
+    if cls is int:
+        return -(1 << 63) <= value < (1 << 63)
+    if cls is str:
+        if len(value) >= _BIG // 4:
+            return False
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return cls is not bytes or len(value) < _BIG
+
+
+def pickled(value: Any) -> tuple[Form, Any]:
+    """Any value as a pickle. Raises `UnstorableError`."""
+    data = pickles.dump(value)
+    return (PICKLED if len(data) < _BIG else BIG_PICKLED), data
+
+
+def _inferred(value: Any) -> tuple[Form, Any] | None:
+    """The form that Arrow infers from this one value, if it comes back exactly."""
+    try:
+        array = pa.array([value])
+        if exactly_equal(array[0].as_py(), value):
+            return Form(array.type), array
+    except _ARROW_ERRORS:
+        pass
+    return None
+
+
+def _datetime(value: datetime) -> tuple[Form, Any] | None:
+    if value.tzinfo is not timezone.utc:
+        return _inferred(value)
+    if value.fold:
+        return None
+    kind = pa.timestamp("us", "UTC")
+    return Form(kind, "utc"), pa.array([value], kind)
+
+
+def _sequence(value: list[Any]) -> tuple[Form, Any] | None:
+    """A list; of one scalar type it needs no look at each element."""
+    types = set(map(type, value))
+    types.discard(type(None))
+    try:
+        if not types:
+            array = pa.array([value])
+            return Form(array.type), array
+        if len(types) == 1:
+            form = SCALARS.get(types.pop())
+            if form is not None:
+                kind = pa.list_(form.type)
+                return Form(kind), pa.array([value], kind)
+    except _ARROW_ERRORS:
+        return None
+    return _inferred(value)
+
+
+def _tuple(value: tuple[Any, ...]) -> tuple[Form, Any] | None:
+    frozen = _sequence(list(value))
+    return None if frozen is None else (Form(frozen[0].type, "tuple"), frozen[1])
+
+
+def _numpy_scalar(value: np.generic) -> tuple[Form, Any] | None:
+    if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+        return None
+    array = pa.array(np.asarray([value]))
+    return Form(array.type, f"np:{value.dtype.str}"), array
+
+
+def _ndarray(value: np.ndarray[Any, Any]) -> tuple[Form, Any] | None:
+    """1-D: a list. Other shapes: data and shape, as Arrow's variable-shape tensor. Else ``.npy``."""
+    dtype = value.dtype
+    if dtype.hasobject or dtype.metadata:
+        return None
+    plain = dtype.kind in "biuf" and dtype.isnative and dtype.itemsize <= 8
+    if not plain or value.size >= _BIG:
+        buffer = io.BytesIO()
+        np.save(buffer, value, allow_pickle=False)
+        if not _same_dtype(dtype) or buffer.tell() >= _BIG:
+            return None
+        return Form(pa.binary(), "npy"), pa.array([buffer.getvalue()], pa.binary())
+    flat = pa.array(np.array(value, order="C").reshape(-1))
+    data = pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), flat)
+    if value.ndim == 1:
+        return Form(data.type, f"nd:{dtype.str}"), data
+    shape = pa.array([list(value.shape)], pa.list_(pa.int32(), value.ndim))
+    array = pa.StructArray.from_arrays([data, shape], ["data", "shape"])
+    return Form(array.type, f"tensor:{dtype.str}"), array
+
+
+def _same_dtype(dtype: np.dtype[Any]) -> bool:
+    """Whether ``.npy`` brings this dtype back (it loses titles and some alignments)."""
+    return np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype)) == dtype
+
+
+_MAKERS: dict[type, Callable[[Any], tuple[Form, Any] | None]] = {
+    list: _sequence,
+    dict: _inferred,
+    tuple: _tuple,
+    datetime: _datetime,
+    date: _inferred,
+    time: _inferred,
+    timedelta: _inferred,
+    Decimal: _inferred,
+    np.ndarray: _ndarray,
+}
+
+
+def exactly_equal(a: Any, b: Any) -> bool:
+    """Equal in value and in every type, at any depth; -0.0, nan, key order and scale tell apart."""
+    cls = type(a)
+    if cls is not type(b):
+        return False
+    if cls is float:
+        return (
+            a == b
+            and (a != 0 or struct.pack("d", a) == struct.pack("d", b))
+            or _same_nan(a, b)
+        )
+    if cls is list:
+        return len(a) == len(b) and all(map(exactly_equal, a, b))
+    if cls is dict:
+        return list(a) == list(b) and all(map(exactly_equal, a.values(), b.values()))
+    if cls is Decimal:
+        return bool(a.as_tuple() == b.as_tuple())
+    if cls is datetime or cls is time:
+        return (
+            a == b
+            and a.fold == b.fold
+            and type(a.tzinfo) is type(b.tzinfo)
+            and a.tzinfo == b.tzinfo
+        )
+    return cls in (int, bool, str, bytes, type(None), date, timedelta) and bool(a == b)
+
+
+def _same_nan(a: float, b: float) -> bool:
+    return a != a and b != b and struct.pack("d", a) == struct.pack("d", b)
+
+
+# --------------------------------------------------------------------------------- whole columns
+
+
+def array_of(form: Form, frozen: Sequence[Any]) -> Any:
+    """The column (array or chunked array) of many values frozen in one form; ``None`` is null.
+
+    Raises
+    ------
+    OverflowError, UnicodeEncodeError
+        A scalar that was not looked at before does not fit the form.
+    """
+    if form.restore == PICKLE or form in _RAW:
+        return pa.array(frozen, form.type)
+    empty: Any = None
+    arrays: list[Any] = []
+    for array in frozen:
+        if array is None:
+            empty = pa.nulls(1, form.type) if empty is None else empty
+            array = empty
+        arrays.append(array)
+    return pa.concat_arrays(arrays) if arrays else pa.array([], form.type)
+
+
+def values_of(array: Any, restore: str, where: str = "") -> list[Any]:
+    """The Python values of a column: the inverse of `freeze` and `array_of`."""
+    if not restore:
+        return array.to_pylist()
+    name, _, argument = restore.partition(":")
+    return _RESTORERS[name](array, argument, where)
+
+
+def _restore_pickle(array: Any, argument: str, where: str) -> list[Any]:
+    return [None if d is None else pickles.restore(d, where) for d in array.to_pylist()]
+
+
+def _restore_utc(array: Any, argument: str, where: str) -> list[Any]:
+    return [
+        None if v is None else v.replace(tzinfo=timezone.utc) for v in array.to_pylist()
+    ]
+
+
+def _restore_tuple(array: Any, argument: str, where: str) -> list[Any]:
+    return [None if v is None else tuple(v) for v in array.to_pylist()]
+
+
+def _restore_scalar(array: Any, argument: str, where: str) -> list[Any]:
+    make = np.dtype(argument).type
+    return [None if v is None else make(v) for v in array.to_pylist()]
+
+
+def _restore_npy(array: Any, argument: str, where: str) -> list[Any]:
+    return [
+        None if d is None else np.load(io.BytesIO(d), allow_pickle=False)
+        for d in array.to_pylist()
+    ]
+
+
+def _restore_nd(array: Any, argument: str, where: str) -> list[Any]:
+    dtype = np.dtype(argument)
+    return [None if item is None else _numpy(item, dtype) for item in _lists(array)]
+
+
+def _restore_tensor(array: Any, argument: str, where: str) -> list[Any]:
+    dtype = np.dtype(argument)
+    out: list[Any] = []
+    for chunk in _chunks(array):
+        valid = chunk.is_valid().to_pylist()
+        data, shapes = chunk.field("data"), chunk.field("shape").to_pylist()
+        for item, shape, there in zip(_lists(data), shapes, valid, strict=True):
+            out.append(_numpy(item, dtype).reshape(shape) if there else None)
+    return out
+
+
+def _lists(array: Any) -> Iterator[Any]:
+    """The child slice of each list, or None."""
+    for chunk in _chunks(array):
+        offsets = chunk.offsets.to_numpy()
+        valid = chunk.is_valid().to_pylist()
+        for i, there in enumerate(valid):
+            first = int(offsets[i])
+            yield (
+                chunk.values.slice(first, int(offsets[i + 1]) - first)
+                if there
+                else None
+            )
+
+
+def _numpy(item: Any, dtype: np.dtype[Any]) -> Any:
+    """A writable array of its own: it may outlive the partition."""
+    return np.array(item.to_numpy(zero_copy_only=False), dtype=dtype)
+
+
+def _chunks(array: Any) -> list[Any]:
+    return array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+
+
+_RESTORERS: dict[str, Callable[[Any, str, str], list[Any]]] = {
+    PICKLE: _restore_pickle,
+    "utc": _restore_utc,
+    "tuple": _restore_tuple,
+    "np": _restore_scalar,
+    "nd": _restore_nd,
+    "tensor": _restore_tensor,
+    "npy": _restore_npy,
+}
+
+
+def merged_type(a: Any, b: Any) -> Any | None:
+    """The type that holds both columns unchanged: null gives way to anything, at any depth."""
+    if a == b or b == pa.null():
+        return a
+    if a == pa.null():
+        return b
+    if pa.types.is_list(a) and pa.types.is_list(b):
+        item = merged_type(a.value_type, b.value_type)
+        return None if item is None else pa.list_(item)
+    if pa.types.is_struct(a) and pa.types.is_struct(b):
+        if [f.name for f in a] != [f.name for f in b]:
+            return None
+        children = [merged_type(f.type, g.type) for f, g in zip(a, b, strict=True)]
+        if any(child is None for child in children):
+            return None
+        return pa.struct(
+            [pa.field(f.name, c) for f, c in zip(a, children, strict=True)]
+        )
+    return None
+
+
+def merged_form(a: Form, b: Form) -> Form | None:
+    """One form for both, such that every value still comes back exactly; None if there is none."""
+    if a == b or b == NULL:
+        return a
+    if a == NULL:
+        return b
+    if a.restore != b.restore:
+        return None
+    kind = merged_type(a.type, b.type)
+    return None if kind is None else Form(kind, a.restore)

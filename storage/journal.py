@@ -1,0 +1,239 @@
+"""A run's journal: numbered segments of JSON lines, each made by put-if-absent.
+
+The number is the lock. A driver that takes a run over appends a segment of its own; the earlier
+driver's next append wants the same number, finds it taken, and stops. The first line of a segment
+names its writer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..core.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    StorageError,
+    TakenOverError,
+)
+from ..core.interfaces import Manifest, Part, Positions, Receipt
+from .objects import Objects
+
+_logger = logging.getLogger("headrace.storage")
+_SEGMENT = re.compile(r"journal/(\d{8,})\.jsonl")
+_READERS = 16
+
+
+def segment_path(number: int) -> str:
+    """Path of a segment, counted from 1."""
+    return f"journal/{number:08d}.jsonl"
+
+
+class SegmentJournal:
+    """`core.interfaces.Journal` over numbered objects. One writer; any number of readers."""
+
+    def __init__(
+        self, objects: Objects, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._objects = objects
+        self._clock = clock
+        self._writer = os.urandom(8).hex()
+        self._next = 0
+        """Number of the next segment; 0: not the writer yet."""
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """Become the writer. See `core.interfaces.Journal.take`."""
+        number, records = self._read_from(1)
+        while True:
+            try:
+                self._put(number, [], takeover=True)
+            except AlreadyExistsError:
+                number, more = self._read_from(number)
+                records.extend(more)
+                continue
+            self._next = number + 1
+            return records
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append one segment. See `core.interfaces.Journal.append`."""
+        if not self._next:
+            raise StorageError(
+                f"the journal of {self._objects.location.url} is not taken: take() first"
+            )
+        if not records:
+            return
+        try:
+            self._put(self._next, records, takeover=False)
+        except AlreadyExistsError:
+            raise TakenOverError(self._who(self._next)) from None
+        self._next += 1
+
+    def records(self) -> list[Mapping[str, Any]]:
+        """All records so far, in order; a concurrent writer does no harm."""
+        return self._read_from(1)[1]
+
+    def _put(
+        self, number: int, records: Sequence[Mapping[str, Any]], *, takeover: bool
+    ) -> None:
+        head = {
+            "segment": number,
+            "writer": self._writer,
+            "takeover": takeover,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "time": self._clock(),
+        }
+        lines = [
+            json.dumps(head),
+            *(json.dumps(r, separators=(",", ":")) for r in records),
+        ]
+        data = ("\n".join(lines) + "\n").encode()
+        self._objects.write(segment_path(number), data, if_absent=True)
+
+    def _who(self, number: int) -> str:
+        """The sentence for whoever lost the run."""
+        try:
+            head = json.loads(
+                self._objects.read(segment_path(number)).split(b"\n", 1)[0]
+            )
+            other = f"process {head['pid']} on {head['host']}"
+        except (StorageError, ValueError, KeyError):
+            other = "another driver"
+        return f"the run in {self._objects.location.url} was taken over by {other}; this driver stops"
+
+    def _read_from(self, first: int) -> tuple[int, list[Mapping[str, Any]]]:
+        """The number behind the last segment, and the records from ``first`` on."""
+        last = first - 1
+        for info in self._objects.list("journal/"):
+            match = _SEGMENT.fullmatch(info.path)
+            if match is not None:
+                last = max(last, int(match[1]))
+        numbers = range(first, last + 1)
+        if len(numbers) > 8 and self._objects.local_path("") is None:
+            with ThreadPoolExecutor(_READERS, "headrace-journal") as pool:
+                segments = list(pool.map(self._segment, numbers))
+        else:
+            segments = [self._segment(number) for number in numbers]
+        return last + 1, [record for segment in segments for record in segment]
+
+    def _segment(self, number: int) -> list[Mapping[str, Any]]:
+        """Records of one segment. What cannot be read is passed over with a warning: the partitions
+        that it lists tell of themselves."""
+        path = segment_path(number)
+        try:
+            lines = self._objects.read(path).split(b"\n")
+        except NotFoundError:
+            _logger.warning(
+                "%s is missing: its records are lost", self._objects.url_of(path)
+            )
+            return []
+        records: list[Mapping[str, Any]] = []
+        for place, line in enumerate(lines):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError:
+                _logger.warning(
+                    "%s: line %d is damaged", self._objects.url_of(path), place + 1
+                )
+                continue
+            if place and isinstance(record, dict):
+                records.append(record)
+        return records
+
+
+# ------------------------------------------------------------------ records as JSON and back
+
+
+def receipt_record(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as JSON, without its inline bytes."""
+    part = receipt.part
+    rows = receipt.rows if isinstance(receipt.rows, int) else list(receipt.rows)
+    return {
+        "type": "receipt",
+        "node": receipt.node,
+        "batch": receipt.batch,
+        "attempt": receipt.attempt,
+        "part": [
+            part.path,
+            part.format,
+            part.kind,
+            part.bytes,
+            part.rows,
+            part.checksum,
+        ],
+        "positions": _flat(receipt.positions),
+        "rows": rows,
+        "started": receipt.started,
+        "ended": receipt.ended,
+        "busy": receipt.busy_seconds,
+    }
+
+
+def receipt_of(record: Mapping[str, Any]) -> Receipt:
+    """The receipt of a journal record."""
+    rows = record["rows"]
+    return Receipt(
+        node=record["node"],
+        batch=record["batch"],
+        attempt=record["attempt"],
+        part=Part(*record["part"]),
+        positions=_runs(record["positions"]),
+        rows=rows if isinstance(rows, int) else tuple(rows),
+        started=record["started"],
+        ended=record["ended"],
+        busy_seconds=record["busy"],
+    )
+
+
+def manifest_record(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as JSON. It names its receipts by path: they are records of their own."""
+    return {
+        "type": "manifest",
+        "node": manifest.node,
+        "key": manifest.key,
+        "total": manifest.total,
+        "lost": _flat(manifest.lost),
+        "parts": [receipt.part.path for receipt in manifest.receipts],
+        "winners": [_flat(won) for won in manifest.winners],
+    }
+
+
+def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manifest:
+    """The manifest of a journal record, with the receipts that it names.
+
+    Raises
+    ------
+    StorageError
+        A receipt that it names is not among them.
+    """
+    by_path = {receipt.part.path: receipt for receipt in receipts}
+    missing = [path for path in record["parts"] if path not in by_path]
+    if missing:
+        raise StorageError(
+            f"the manifest of node {record['node']} names {missing[0]}, which is unknown"
+        )
+    return Manifest(
+        record["node"],
+        record["key"],
+        tuple(by_path[path] for path in record["parts"]),
+        record["total"],
+        _runs(record["lost"]),
+        tuple(_runs(won) for won in record["winners"]),
+    )
+
+
+def _flat(positions: Positions) -> list[int]:
+    return [bound for run in positions.runs for bound in run]
+
+
+def _runs(flat: Sequence[int]) -> Positions:
+    return Positions(tuple(zip(flat[::2], flat[1::2], strict=True)))

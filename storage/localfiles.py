@@ -1,0 +1,206 @@
+"""Objects on a local (or mounted) disk, by direct system calls."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.errors import AlreadyExistsError, StorageError
+from ..core.interfaces import ObjectInfo
+from .locations import Location
+from .retrying import as_storage_error
+
+TEMPORARY = ".tmp-"
+"""Beginning of the names of files that are being written: never listed, never read."""
+
+_counter = itertools.count()
+_seen: set[str] = set()
+_seen_lock = threading.Lock()
+
+
+class LocalObjects:
+    """Objects below a folder. A folder that was there and has vanished is an error, not made anew."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.root = location.path
+
+    def url_of(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+    def local_path(self, path: str) -> str | None:
+        return f"{self.root}/{path}"
+
+    def temporary(self, near: str) -> str:
+        """A fresh name beside the object ``near``, on its file system; its folder is made."""
+        folder = f"{self.root}/{near}".rpartition("/")[0]
+        self._make_folder(folder)
+        return (
+            f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
+        )
+
+    def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
+        target = f"{self.root}/{path}"
+        folder = target.rpartition("/")[0]
+        name = (
+            f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
+        )
+        try:
+            try:
+                _write_new(name, data)
+            except FileNotFoundError:
+                self._make_folder(folder)
+                _write_new(name, data)
+            self._publish(name, target, if_absent)
+        except OSError as error:
+            _unlink_quietly(name)
+            if isinstance(error, StorageError):
+                raise
+            raise as_storage_error(error, "write", target) from error
+        self._remember()
+
+    def write_file(self, path: str, source: str) -> None:
+        target = f"{self.root}/{path}"
+        try:
+            self._make_folder(target.rpartition("/")[0])
+            try:
+                os.replace(source, target)
+            except OSError:  # another file system: copy beside the target first
+                name = self.temporary(path)
+                shutil.copyfile(source, name)
+                os.replace(name, target)
+                _unlink_quietly(source)
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise as_storage_error(error, "write", target) from error
+        self._remember()
+
+    def _publish(self, name: str, target: str, if_absent: bool) -> None:
+        if not if_absent:
+            os.replace(name, target)
+            return
+        try:
+            os.link(name, target)
+        except FileExistsError:
+            raise AlreadyExistsError(
+                f"cannot write {target}: it exists already"
+            ) from None
+        finally:
+            _unlink_quietly(name)
+
+    def _make_folder(self, folder: str) -> None:
+        if os.path.isdir(folder):
+            return
+        if self.root in _seen and not os.path.isdir(self.root):
+            raise StorageError(
+                f"cannot write {folder}: the folder {self.root} has vanished while it was in use "
+                "(removed, or its disk is not mounted any more)"
+            )
+        os.makedirs(folder, exist_ok=True)
+
+    def _remember(self) -> None:
+        if self.root not in _seen:
+            with _seen_lock:
+                _seen.add(self.root)
+
+    def read(
+        self, path: str, start: int | None = None, end: int | None = None
+    ) -> bytes:
+        name = f"{self.root}/{path}"
+        try:
+            with open(name, "rb") as file:
+                if start is None and end is None:
+                    data = file.read()
+                else:
+                    size = os.fstat(file.fileno()).st_size
+                    first, last, _ = slice(start, end).indices(size)
+                    file.seek(first)
+                    data = file.read(max(0, last - first))
+        except OSError as error:
+            raise as_storage_error(error, "read", name) from error
+        self._remember()
+        return data
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        folder, _, beginning = prefix.rpartition("/")
+        found: list[ObjectInfo] = []
+        try:
+            self._walk(folder, beginning, found)
+        except OSError as error:
+            raise as_storage_error(error, "list", f"{self.root}/{prefix}") from error
+        return sorted(found, key=lambda info: info.path)
+
+    def _walk(self, folder: str, beginning: str, found: list[ObjectInfo]) -> None:
+        base = f"{folder}/" if folder else ""
+        try:
+            entries = os.scandir(f"{self.root}/{folder}" if folder else self.root)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        with entries:
+            for entry in entries:
+                if not entry.name.startswith(beginning) or entry.name.startswith(
+                    TEMPORARY
+                ):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    self._walk(base + entry.name, "", found)
+                    continue
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # removed since the folder was read
+                    continue
+                found.append(ObjectInfo(base + entry.name, stat.st_size, stat.st_mtime))
+
+    def delete(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            name = f"{self.root}/{path}"
+            try:
+                os.unlink(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise as_storage_error(error, "delete", name) from error
+
+    def folders(self) -> list[str]:
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(
+                    e.name for e in entries if e.is_dir(follow_symlinks=False)
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise as_storage_error(error, "list", self.root) from error
+
+    def remove_tree(self) -> None:
+        """Remove the root and all below it, temporary files included."""
+        with _seen_lock:
+            _seen.discard(self.root)
+        try:
+            shutil.rmtree(self.root)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise as_storage_error(error, "delete", self.root) from error
+
+
+def _write_new(name: str, data: Any) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(data).cast("B")
+        while len(view):
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+def _unlink_quietly(name: str) -> None:
+    try:
+        os.unlink(name)
+    except OSError:
+        pass

@@ -1,0 +1,149 @@
+"""Receipts from the partitions themselves: what a run holds when no receipt has survived."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import DamagedPartitionError, NotFoundError
+from ..core.interfaces import ObjectInfo, Part, Receipt
+from .itemtables import ItemTable, packed, unpack_items
+from .loading import OpenPart
+from .objects import Objects
+from .partitions import PartitionReader, path_checksum
+
+_logger = logging.getLogger("headrace.storage")
+_READERS = 16
+_WHOLE = 1 << 20
+"""Objects up to this size are read in one go, of others only what their footer needs."""
+
+
+def read_receipts(objects: Objects, run_id: str, prefix: str) -> list[Receipt]:
+    """Receipts of the partitions whose paths begin with ``prefix``, in order of their paths.
+
+    Only footers are read: size and checksum come from the listing and the name. What has no
+    partition's name, is torn, or belongs to another run is left out.
+    """
+    infos = [
+        info for info in objects.list(prefix) if path_checksum(info.path) is not None
+    ]
+    if len(infos) > 4 and objects.local_path("") is None:
+        with ThreadPoolExecutor(_READERS, "headrace-receipts") as pool:
+            found = list(pool.map(lambda info: _receipt(objects, run_id, info), infos))
+    else:
+        found = [_receipt(objects, run_id, info) for info in infos]
+    return [receipt for receipt in found if receipt is not None]
+
+
+def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
+    named = path_checksum(info.path)
+    assert named is not None
+    checksum, format = named
+    where = objects.url_of(info.path)
+    try:
+        reader = PartitionReader(_footer_source(objects, info), format, where)
+        items = unpack_items(reader.packed_items, where)
+    except (DamagedPartitionError, NotFoundError) as error:
+        _logger.warning("left out: %s", error)
+        return None
+    header = reader.header
+    if header.run != run_id or header.items != len(items) or not len(items):
+        _logger.warning("left out: %s is of another run", where)
+        return None
+    part = Part(info.path, format, header.kind, info.bytes, items.total_rows, checksum)
+    return receipt_from(header.node, header.batch, header.attempt, part, items, None)
+
+
+def receipt_from(
+    node: int,
+    batch: int,
+    attempt: int,
+    part: Part,
+    items: ItemTable,
+    inline: bytes | None,
+) -> Receipt:
+    """The receipt of a partition, from its table of items."""
+    ends = items.started_ns / 1e9 + items.seconds
+    return Receipt(
+        node=node,
+        batch=batch,
+        attempt=attempt,
+        part=part,
+        positions=packed(items.positions),
+        rows=items.rows if isinstance(items.rows, int) else tuple(items.rows.tolist()),
+        started=float(items.started_ns.min() / 1e9),
+        ended=float(ends.max()),
+        busy_seconds=float(items.seconds.sum(dtype="float64")),
+        inline=inline,
+    )
+
+
+def _footer_source(objects: Objects, info: ObjectInfo) -> Any:
+    local = objects.local_path(info.path)
+    if local is not None:
+        import pyarrow as pa
+
+        try:
+            return pa.memory_map(local)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedPartitionError(f"{local} cannot be read: {error}") from error
+    if info.bytes <= _WHOLE:
+        return io.BytesIO(objects.read(info.path))
+    return RangeFile(objects, info.path, info.bytes)
+
+
+class RangeFile(io.RawIOBase):
+    """A seekable file over ranged reads: fetches nothing but what is asked for."""
+
+    def __init__(self, objects: Objects, path: str, size: int) -> None:
+        self._objects = objects
+        self._path = path
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        end = (
+            self._size if size is None or size < 0 else min(self._size, self._at + size)
+        )
+        if end <= self._at:
+            return b""
+        data = self._objects.read(self._path, self._at, end)
+        self._at += len(data)
+        return data
+
+    def readall(self) -> bytes:
+        return self.read()
+
+
+def item_facts(opened: OpenPart, position: int) -> Mapping[str, Any]:
+    """What a partition tells of one item. Raises `LookupError` where it does not hold it."""
+    items = opened.items
+    place = int(np.searchsorted(items.positions, position))
+    if place >= len(items) or int(items.positions[place]) != position:
+        raise LookupError(f"{opened.where} does not hold item {position}")
+    started = int(items.started_ns[place]) / 1e9
+    return {
+        "started": started,
+        "ended": started + float(items.seconds[place]),
+        "attempt": opened.header.attempt,
+        "id": items.ids[place] if items.ids else None,
+    }
