@@ -77,28 +77,29 @@ def demands(need: Resources) -> dict[str, float]:
 
 
 class Ledger:
-    """Who holds what. Not thread-safe: its owner has a lock."""
+    """Who holds how much. Not thread-safe: its owner has a lock."""
 
-    def __init__(self, capacity: Capacity) -> None:
-        self._free = capacity.amounts()
-        self._places = int(capacity.cpus * _FREE_SLOTS)
+    def __init__(self) -> None:
+        self._used: dict[str, float] = {}
+        self._places = 0
 
-    def take(self, need: Resources) -> bool:
-        """Take what is needed, if all of it is free."""
-        asked = demands(need)
-        if self._places < 1 or any(
-            amount > self._free[name] + 1e-9 for name, amount in asked.items() if name in self._free
+    def take(self, need: Resources, capacity: Capacity) -> bool:
+        """Take what is needed, if all of it is free now."""
+        there, asked = capacity.amounts(), demands(need)
+        if self._places >= capacity.cpus * _FREE_SLOTS or any(
+            self._used.get(name, 0.0) + amount > there[name] + 1e-9
+            for name, amount in asked.items()
+            if name in there
         ):
             return False
-        self._move(asked, -1)
+        self._move(asked, 1)
         return True
 
     def give(self, need: Resources) -> None:
         """Give it back."""
-        self._move(demands(need), 1)
+        self._move(demands(need), -1)
 
     def _move(self, asked: Mapping[str, float], sign: int) -> None:
         self._places += sign
         for name, amount in asked.items():
-            if name in self._free:
-                self._free[name] += sign * amount
+            self._used[name] = self._used.get(name, 0.0) + sign * amount

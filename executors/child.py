@@ -34,6 +34,7 @@ from .wire import Hello, Setup, Unpacker, Writer, versions
 Body: TypeAlias = Callable[..., None]
 _OOM_SCORE = 500
 _MARKS_EVERY = 0.25
+_NAG_SECONDS = 0.05
 
 
 class Child:
@@ -48,6 +49,7 @@ class Child:
         self.current: tuple[str, int] | None = None
         self.lock = threading.RLock()
         self.leaving = False
+        self.told = -1
         self.main = threading.get_ident()
         self.info = WorkerInfo(f"{socket.gethostname()}-{os.getpid()}", socket.gethostname(), os.getpid())
         self.loads: Callable[[bytes], Any] = pickle.loads
@@ -84,7 +86,13 @@ class Child:
         """Pass a control word on; a kill also ends the call that blocks the main thread."""
         self.marks[Mark.CONTROL] = max(value, self.marks[Mark.CONTROL])
         if value == 2:  # noqa: PLR2004 - the word's own values
+            threading.Thread(target=self.nag, args=(self.current,), daemon=True).start()
+
+    def nag(self, batch: tuple[str, int] | None) -> None:
+        """Interrupt the main thread for as long as the batch goes on: it may be between items."""
+        while self.current == batch:
             signal.pthread_kill(self.main, signal.SIGURG)
+            time.sleep(_NAG_SECONDS)
 
     def leave(self) -> None:
         """Start nothing more; end when the running item does."""
@@ -126,22 +134,27 @@ class Child:
         self.info = WorkerInfo(info.id, info.host, info.pid, setup.node)
 
     def on_kill(self, _signal: int, _frame: Any) -> None:
-        """End the running item, if one runs: the body writes the mark in this same thread."""
-        if self.marks[Mark.CONTROL] == 2 and self.marks[Mark.RUNNING] >= 0:  # noqa: PLR2004
+        """End the running item, if one runs: the body writes the mark in this same thread.
+
+        Each is told once, so that its clean-up is left in peace.
+        """
+        running = self.marks[Mark.RUNNING]
+        if self.marks[Mark.CONTROL] == 2 and running not in (-1, self.told):  # noqa: PLR2004
             from ..core.worker import CancelRequest
 
+            self.told = running
             raise CancelRequest
 
     def run_batch(self, body: Body, run_id: str, number: int, payload: bytes) -> None:
         """Run one batch; whatever goes wrong, it ends or this process does."""
         with self.lock:
-            self.current = run_id, number
+            self.current, self.told = (run_id, number), -1
             self.marks[Mark.RUNNING] = -1
             if not self.shared:
                 for word in (Mark.CONTROL, Mark.STAGE, Mark.SINCE_NS, Mark.STARTED):
                     self.marks[word] = 0
             if self.asked.get((run_id, number)):
-                self.marks[Mark.CONTROL] = max(self.marks[Mark.CONTROL], self.asked[run_id, number])
+                self.apply(self.asked[run_id, number])
             if self.leaving:
                 self.marks[Mark.CONTROL] = max(1, self.marks[Mark.CONTROL])
         try:
@@ -203,8 +216,6 @@ def _refusal(error: Exception, worker: WorkerInfo) -> End:
 
 def _load(name: str) -> Body:
     module, _, function = name.partition(":")
-    if module.startswith("headrace."):  # whatever name this package goes by
-        module = __name__.partition(".")[0] + module.removeprefix("headrace")
     return getattr(import_module(module), function)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Protocol
 
 from ..core.interfaces import (
     Batch,
@@ -21,37 +23,47 @@ from .host import Host
 from .launch import Launch
 
 
-class SlotPool:
-    """Runs batches on this machine, or wherever ``launch`` starts children, in order of arrival.
+class Runner(Protocol):
+    """Where a pool's batches run. Thread rule: every method from any thread."""
 
-    This is what a third party builds on when it can start a process somewhere::
+    def run(self, batch: Batch, sink: Sink) -> None:
+        """Run a batch to its end in the calling thread. Never raises."""
+        ...
 
-        SlotPool("ssh", Capacity(cpus=8), Launch(spawn=over_ssh, shared_marks=False, local=False))
+    def control(self, run_id: str, batch: int, request: Control, grace: float) -> None:
+        """Ask something of a batch that runs, or soon will. Returns at once."""
+        ...
+
+    def close(self) -> None:
+        """End all that runs, and everything that was started. Idempotent."""
+        ...
+
+
+class QueuePool:
+    """Batches wait here, in order, until the runner has room for the first of them.
 
     Parameters
     ----------
     name
         The executor's name, for errors.
     capacity
-        What there is to run on.
-    launch
-        How children are started; None: batches run in threads of this process.
-    max_items
-        Items after which a child is replaced by a fresh one, or None.
+        What there is to run on at this time. Whoever sees it grow calls `refresh`.
+    runner
+        What runs them.
+    capabilities
+        What the engine may count on.
     """
 
     def __init__(
         self,
         name: str,
-        capacity: Capacity,
-        launch: Launch | None,
-        *,
-        max_items: int | None = None,
+        capacity: Callable[[], Capacity],
+        runner: Runner,
+        capabilities: Capabilities,
     ) -> None:
-        self._name, self._capacity = name, capacity
-        self._host = Host(launch, max_items=max_items)
-        self._capabilities = Capabilities(in_process=launch is None, kills=launch is not None)
-        self._ledger = Ledger(capacity)
+        self._name, self._capacity, self._runner = name, capacity, runner
+        self._capabilities = capabilities
+        self._ledger = Ledger()
         self._lock = threading.Lock()
         self._queue: deque[tuple[Batch, Sink]] = deque()
         self._active: dict[tuple[str, int], Batch] = {}
@@ -65,7 +77,7 @@ class SlotPool:
         return self._capabilities
 
     def slots(self, need: Resources) -> int:
-        return self._capacity.fits(need, self._name)
+        return self._capacity().fits(need, self._name)
 
     def submit(self, batch: Batch, sink: Sink) -> None:
         self.slots(batch.resources)
@@ -85,7 +97,7 @@ class SlotPool:
         for queued, sink in waiting:
             sink(withdrawn(queued, request))
         if active is not None:
-            self._host.control(run_id, batch, request, active.grace_seconds)
+            self._runner.control(run_id, batch, request, active.grace_seconds)
 
     def work(self, timeout: float) -> bool:  # noqa: ARG002 - for pools whose caller runs
         return False
@@ -97,18 +109,29 @@ class SlotPool:
             self._queue.clear()
         for batch, sink in waiting:
             sink(closed(batch))
-        self._host.close()
+        self._runner.close()
         for _ in threads:
             self._ready.put(None)
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join()
 
+    def refresh(self) -> None:
+        """Look again at what there is to run on."""
+        with self._lock:
+            if not self._closed:
+                self._dispatch()
+
+    @property
+    def waiting(self) -> int:
+        """Batches in the queue."""
+        return len(self._queue)
+
     # --------------------------------------------------------------------------------- running
 
     def _dispatch(self) -> None:
         """Start what fits, in order; the lock is held."""
-        while self._queue and self._ledger.take(self._queue[0][0].resources):
+        while self._queue and self._ledger.take(self._queue[0][0].resources, self._capacity()):
             batch, sink = self._queue.popleft()
             self._active[batch.run_id, batch.id] = batch
             if self._free_threads:
@@ -126,7 +149,7 @@ class SlotPool:
             self._run(batch, sink)
 
     def _run(self, batch: Batch, sink: Sink) -> None:
-        self._host.run(batch, lambda report: self._forward(batch, sink, report))
+        self._runner.run(batch, lambda report: self._forward(batch, sink, report))
 
     def _forward(self, batch: Batch, sink: Sink, report: Report) -> None:
         if report.end is not None:
@@ -136,6 +159,32 @@ class SlotPool:
                 self._free_threads += 1  # this thread takes what is ready as soon as it returns
                 self._dispatch()
         sink(report)
+
+
+class SlotPool(QueuePool):
+    """Runs batches on this machine, or wherever ``launch`` starts children.
+
+    This is what a third party builds on when it can start a process somewhere::
+
+        SlotPool("ssh", Capacity(cpus=8), Launch(spawn=over_ssh, shared_marks=False, local=False))
+
+    Parameters
+    ----------
+    name
+        The executor's name, for errors.
+    capacity
+        What there is to run on.
+    launch
+        How children are started; None: batches run in threads of this process.
+    max_items
+        Items after which a child is replaced by a fresh one, or None.
+    """
+
+    def __init__(
+        self, name: str, capacity: Capacity, launch: Launch | None, *, max_items: int | None = None
+    ) -> None:
+        abilities = Capabilities(in_process=launch is None, kills=launch is not None)
+        super().__init__(name, lambda: capacity, Host(launch, max_items=max_items), abilities)
 
 
 def withdrawn(batch: Batch, request: Control) -> Report:
