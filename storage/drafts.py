@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from .forms import PICKLE, SCALARS, Form, array_of, freeze
+from .forms import ARRAYS, PICKLE, SCALARS, Form, array_of, freeze, values_of
 from .itemtables import ItemTable
 from .rowforms import FrozenRows, Keys, RowGroup, bundles_of
 from .tables import FrozenTable
 
-Pending = tuple[int, int, int, Any]
-"""Position, start and end in epoch nanoseconds, and what was frozen of the value."""
+Flat: TypeAlias = list[Any]
+"""Pending items, flat: position, start and end in epoch nanoseconds, then what was frozen of the
+value, one element (or one per column of a row), and so on for the next item. One `list.extend` adds
+an item, so neither a thread nor a signal finds half of one, and no object is kept per item."""
 
 VALUE = "value"
 """Name of the data column where items are not tables."""
@@ -28,6 +30,7 @@ SCALAR_KINDS: dict[type, str] = {
     bytes: "bytes",
     type(None): "none",
 }
+REFUSALS = (OverflowError, UnicodeEncodeError, pa.ArrowInvalid)
 _MOST_BYTES = 1 << 30
 
 
@@ -52,27 +55,31 @@ class Draft:
         )
 
 
-def _split(pending: Sequence[Pending]) -> tuple[Any, Any, Any, tuple[Any, ...]]:
-    """Positions, starts, ends (int64 arrays) and values, in position order."""
-    positions, starts, ends, values = zip(*pending, strict=True)
-    where = np.array(positions, np.int64)
-    started, ended = np.array(starts, np.int64), np.array(ends, np.int64)
+def _split(flat: Flat, width: int = 1) -> tuple[Any, Any, Any, list[list[Any]]]:
+    """Positions, starts, ends (int64 arrays) and columns of values, in position order."""
+    stride = 3 + width
+    where = np.array(flat[0::stride], np.int64)
+    started, ended = (
+        np.array(flat[1::stride], np.int64),
+        np.array(flat[2::stride], np.int64),
+    )
+    columns = [flat[3 + i :: stride] for i in range(width)]
     if len(where) > 1 and bool((np.diff(where) < 0).any()):
         order = np.argsort(where, kind="stable")
-        values = tuple(values[i] for i in order.tolist())
+        columns = [[column[i] for i in order.tolist()] for column in columns]
         where, started, ended = where[order], started[order], ended[order]
-    return where, started, ended, values
+    return where, started, ended, columns
 
 
 # ------------------------------------------------------------------------------------- scalars
 
 
-def scalar_drafts(pending: Sequence[Pending]) -> Iterator[Draft]:
+def scalar_drafts(pending: Flat) -> Iterator[Draft]:
     """Ints, floats, bools, texts, bytes and Nones: one partition per exact type.
 
     What Arrow's type does not hold (a huge int, a lone surrogate) goes into one of pickled values.
     """
-    where, started, ended, values = _split(pending)
+    where, started, ended, (values,) = _split(pending)
     types = set(map(type, values))
     if len(types) == 1:
         yield from _one_type(types.pop(), where, started, ended, values)
@@ -92,26 +99,26 @@ def _one_type(
     form = SCALARS[cls]
     try:
         array = array_of(form, values)
-    except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
-        yield from _refused(cls, where, started, ended, values)
+    except REFUSALS:
+        frozen = [freeze(value) for value in values]
+        yield from _each_form(SCALAR_KINDS[cls], where, started, ended, frozen)
         return
     items = ItemTable.of(where, started, ended, 1)
     yield Draft(SCALAR_KINDS[cls], items, _value_table(form, array), ("",))
 
 
-def _refused(
-    cls: type, where: Any, started: Any, ended: Any, values: Any
+def _each_form(
+    kind: str, where: Any, started: Any, ended: Any, frozen: list[tuple[Form, Any]]
 ) -> Iterator[Draft]:
-    """Scalars of which some do not fit their type: those are pickled, one by one."""
-    frozen = [freeze(value) for value in values]
+    """Values of which some do not fit the form that the others have: those are pickled."""
     by_form: dict[Form, list[int]] = {}
     for i, (form, _) in enumerate(frozen):
         by_form.setdefault(form, []).append(i)
     for form, chosen in by_form.items():
         array = array_of(form, [frozen[i][1] for i in chosen])
-        kind = "pickled" if form.restore == PICKLE else SCALAR_KINDS[cls]
         items = ItemTable.of(where[chosen], started[chosen], ended[chosen], 1)
-        yield Draft(kind, items, _value_table(form, array), (form.restore,))
+        own = "pickled" if form.restore == PICKLE else kind
+        yield Draft(own, items, _value_table(form, array), (form.restore,))
 
 
 def _value_table(form: Form, array: Any) -> Any:
@@ -121,15 +128,22 @@ def _value_table(form: Form, array: Any) -> Any:
 # -------------------------------------------------------------------------- other single values
 
 
-def value_drafts(form: Form, pending: Sequence[Pending]) -> Iterator[Draft]:
-    """Values frozen in one form, in partitions that an Arrow column can hold."""
-    where, started, ended, values = _split(pending)
-    sizes = [v.nbytes if isinstance(v, pa.Array) else len(v) for v in values]
+def value_drafts(form: Form, pending: Flat) -> Iterator[Draft]:
+    """Values sketched in one form, in partitions that an Arrow column can hold."""
+    where, started, ended, (values,) = _split(pending)
+    sizes = [v.nbytes if isinstance(v, pa.Array) else 8 * len(v) for v in values]
     for a, b in _bounded(sizes):
-        array = array_of(form, values[a:b])
-        items = ItemTable.of(where[a:b], started[a:b], ended[a:b], 1)
+        times = where[a:b], started[a:b], ended[a:b]
+        try:
+            array = array_of(form, values[a:b])
+        except REFUSALS:
+            frozen = [refrozen(form, value) for value in values[a:b]]
+            yield from _each_form("value", *times, frozen)
+            continue
         kind = "pickled" if form.restore == PICKLE else "value"
-        yield Draft(kind, items, _value_table(form, array), (form.restore,))
+        yield Draft(
+            kind, ItemTable.of(*times, 1), _value_table(form, array), (form.restore,)
+        )
 
 
 def _bounded(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -155,34 +169,29 @@ class Shape:
     forms: tuple[Form, ...]
     texts: tuple[int, ...]
     """Columns of text or bytes, whose lengths count."""
-    pending: list[Pending]
+    pending: Flat
     bytes: int
     """Estimate for one row without its texts."""
 
 
 def row_drafts(
-    shapes: Iterable[tuple[Keys, tuple[Form, ...], list[Pending]]],
+    shapes: Iterable[tuple[Keys, tuple[Form, ...], Flat]],
 ) -> Iterator[Draft]:
     """Items that are one dict each: shapes whose columns merge share a partition."""
     groups: list[RowGroup] = []
-    times: dict[int, tuple[int, int]] = {}
     for keys, forms, pending in shapes:
-        where, started, ended, values = _split(pending)
-        times.update(
-            zip(
-                where.tolist(),
-                zip(started.tolist(), ended.tolist(), strict=True),
-                strict=True,
-            )
-        )
-        groups.append(RowGroup(keys, forms, where, list(values)))
-    groups = [part for group in groups for part in _looked_at(group)]
+        group = RowGroup(keys, forms, *_split(pending, len(keys)))
+        groups.extend(_looked_at(group))
     for bundle in bundles_of(groups):
         frozen, order = bundle.freeze()
-        where = np.concatenate([g.positions for g in bundle.groups])[order]
-        both = np.array([times[p] for p in where.tolist()], np.int64).reshape(-1, 2)
+        joined = [
+            np.concatenate(arrays)[order]
+            for arrays in zip(
+                *((g.positions, g.started, g.ended) for g in bundle.groups), strict=True
+            )
+        ]
         items = ItemTable.of(
-            where, both[:, 0], both[:, 1], 1, row_shapes=frozen.row_shapes
+            joined[0], joined[1], joined[2], 1, row_shapes=frozen.row_shapes
         )
         firsts: dict[Keys, int] = {}
         for group in bundle.groups:
@@ -194,33 +203,44 @@ def row_drafts(
 def _looked_at(group: RowGroup) -> list[RowGroup]:
     """The group, or several where a scalar does not fit the form that its type promised."""
     try:
-        for form, column in zip(
-            group.forms, zip(*group.rows, strict=True), strict=True
-        ):
-            if form.type in (pa.int64(), pa.string()) and not form.restore:
-                array_of(form, column)
-    except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
+        for i, form in enumerate(group.forms):
+            if form.raw:
+                group.columns[i] = array_of(form, group.columns[i])
+    except REFUSALS:
         return _regrouped(group)
     return [group]
 
 
 def _regrouped(group: RowGroup) -> list[RowGroup]:
+    """Each row by the forms that its values really have."""
+    columns = [values_of(c, "") if isinstance(c, ARRAYS) else c for c in group.columns]
     parts: dict[tuple[Form, ...], list[int]] = {}
     rows: list[tuple[Any, ...]] = []
-    for i, row in enumerate(group.rows):
+    for i, row in enumerate(zip(*columns, strict=True)):
         frozen = [
-            freeze(v) if form in _LOOK else (form, v)
+            refrozen(form, v) if form.raw else (form, v)
             for form, v in zip(group.forms, row, strict=True)
         ]
         parts.setdefault(tuple(form for form, _ in frozen), []).append(i)
         rows.append(tuple(value for _, value in frozen))
     return [
-        RowGroup(group.keys, forms, group.positions[chosen], [rows[i] for i in chosen])
+        RowGroup(
+            group.keys,
+            forms,
+            group.positions[chosen],
+            group.started[chosen],
+            group.ended[chosen],
+            [list(column) for column in zip(*(rows[i] for i in chosen), strict=True)],
+        )
         for forms, chosen in parts.items()
     ]
 
 
-_LOOK = frozenset({SCALARS[int], SCALARS[str]})
+def refrozen(form: Form, payload: Any) -> tuple[Form, Any]:
+    """A sketched value, now looked at."""
+    if form.restore == PICKLE:
+        return form, payload
+    return freeze(tuple(payload) if form.restore == "tuple" else payload)
 
 
 def _row_draft(
@@ -239,14 +259,21 @@ def _row_draft(
 # -------------------------------------------------------------------- lists of dicts, and tables
 
 
-def rows_drafts(pending: Sequence[tuple[int, int, int, FrozenRows]]) -> Iterator[Draft]:
-    """Items that are lists of dicts: those with equal columns share a partition."""
-    groups: dict[Any, list[Pending]] = {}
-    for item in pending:
-        key = tuple(item[3].forms.items())
-        groups.setdefault(key, []).append(item)
-    for members in groups.values():
-        where, started, ended, values = _split(members)
+def _grouped(pending: Flat, key_of: Callable[[int, Any], Any]) -> Iterator[Any]:
+    """The items by a key of their value: `_split` of each group."""
+    groups: dict[Any, Flat] = {}
+    for i in range(0, len(pending), 4):
+        groups.setdefault(key_of(i, pending[i + 3]), []).extend(pending[i : i + 4])
+    for flat in groups.values():
+        where, started, ended, (values,) = _split(flat)
+        yield where, started, ended, values
+
+
+def rows_drafts(pending: Flat) -> Iterator[Draft]:
+    """Items that are lists of dicts (`FrozenRows`): those with equal columns share a partition."""
+    for where, started, ended, values in _grouped(
+        pending, lambda _, frozen: tuple(frozen.forms.items())
+    ):
         shapes: dict[Keys, int] = {}
         firsts: list[int] = []
         index: list[Any] = []
@@ -272,16 +299,14 @@ def rows_drafts(pending: Sequence[tuple[int, int, int, FrozenRows]]) -> Iterator
         )
 
 
-def table_drafts(
-    pending: Sequence[tuple[int, int, int, FrozenTable]],
-) -> Iterator[Draft]:
-    """Items that are tables: those with equal schemas share a partition."""
-    groups: dict[Any, list[Pending]] = {}
-    for i, item in enumerate(pending):
-        key = item[3].group_key()
-        groups.setdefault((i,) if key is None else key, []).append(item)
-    for members in groups.values():
-        where, started, ended, values = _split(members)
+def table_drafts(pending: Flat) -> Iterator[Draft]:
+    """Items that are tables (`FrozenTable`): those with equal schemas share a partition."""
+
+    def key_of(i: int, frozen: FrozenTable) -> Any:
+        key = frozen.group_key()
+        return (i,) if key is None else key
+
+    for where, started, ended, values in _grouped(pending, key_of):
         sizes = [frozen.table.nbytes for frozen in values]
         for a, b in _bounded(sizes):
             rows = _row_counts([frozen.table.num_rows for frozen in values[a:b]])

@@ -15,7 +15,7 @@ from . import streams
 from .conforming import conform
 from .drafts import (
     Draft,
-    Pending,
+    Flat,
     Shape,
     row_drafts,
     rows_drafts,
@@ -24,7 +24,7 @@ from .drafts import (
     value_drafts,
     with_ids,
 )
-from .forms import SCALARS, Form, freeze, pickled
+from .forms import SCALARS, Form, pickled, sketch
 from .itemtables import Header
 from .objects import Objects
 from .partitions import checksum_of, choose_format, encode_partition, part_path
@@ -40,7 +40,7 @@ _IMMUTABLE = frozenset(SCALARS)
 class ArrowEncoder:
     """`core.interfaces.Encoder` over Arrow partitions.
 
-    Thread rule: one thread adds; any thread flushes. `list.append` and ``del list[:n]`` are atomic,
+    Thread rule: one thread adds; any thread flushes. `list.extend` and ``del list[:n]`` are atomic,
     so the fast path takes no lock.
 
     Parameters
@@ -79,20 +79,20 @@ class ArrowEncoder:
         self._number = 0
         self._outbox: list[Draft] = []
         self._receipts: list[Receipt] = []
-        self._scalars: list[Pending] = []
+        self._scalars: Flat = []
         self._shapes: dict[Any, Shape | None] = {}
-        self._rows: dict[Any, list[Pending]] = {}
-        self._values: dict[Form, list[Pending]] = {}
-        self._lists: list[Pending] = []
-        self._tables: list[Pending] = []
-        self._spooled: list[Pending] = []
+        self._rows: dict[Any, Flat] = {}
+        self._values: dict[Form, Flat] = {}
+        self._lists: Flat = []
+        self._tables: Flat = []
+        self._spooled: Flat = []
         self._added = 0
         self._drained = 0
 
     @property
     def pending_bytes(self) -> int:
         waiting = sum([draft.bytes for draft in self._outbox]) if self._outbox else 0
-        return self._added - self._drained + 48 * len(self._scalars) + waiting
+        return self._added - self._drained + 12 * len(self._scalars) + waiting
 
     # ------------------------------------------------------------------------------------ add
 
@@ -100,10 +100,10 @@ class ArrowEncoder:
         """Take a snapshot of a finished item's value. See `core.interfaces.Encoder.add`."""
         cls = type(value)
         if cls in _FIXED:
-            self._scalars.append((position, started_ns, ended_ns, value))
+            self._scalars.extend((position, started_ns, ended_ns, value))
         elif cls in _TEXTS:
             self._added += len(value)
-            self._scalars.append((position, started_ns, ended_ns, value))
+            self._scalars.extend((position, started_ns, ended_ns, value))
         elif cls is dict:
             row = tuple(value.values())
             key = (tuple(value), tuple(map(type, row)))
@@ -118,7 +118,7 @@ class ArrowEncoder:
             for i in shape.texts:
                 size += len(row[i])
             self._added += size
-            shape.pending.append((position, started_ns, ended_ns, row))
+            shape.pending.extend((position, started_ns, ended_ns, *row))
         else:
             self._add_other(position, value, started_ns, ended_ns)
 
@@ -139,12 +139,12 @@ class ArrowEncoder:
         if not is_row(value):
             self._add_value(position, value, start, end, as_pickle=True)
             return
-        frozen = [freeze(each) for each in value.values()]
+        frozen = [sketch(each) for each in value.values()]
         forms = tuple(form for form, _ in frozen)
         row = tuple(payload for _, payload in frozen)
         self._added += 64 + sum(map(_size, row))
         group = self._rows.setdefault((tuple(value), forms), [])
-        group.append((position, start, end, row))
+        group.extend((position, start, end, *row))
 
     def _add_other(self, position: int, value: Any, start: int, end: int) -> None:
         if type(value) is list and all(map(is_row, value)):
@@ -153,13 +153,13 @@ class ArrowEncoder:
                 self._added += 64 + sum(
                     [column.nbytes for column in frozen.columns.values()]
                 )
-                self._lists.append((position, start, end, frozen))
+                self._lists.extend((position, start, end, frozen))
                 return
         table = freeze_table(value)
         if table is not None:
             table.table = self._conformed(table.table)
             self._added += table.table.nbytes
-            self._tables.append((position, start, end, table))
+            self._tables.extend((position, start, end, table))
         elif streams.is_stream(value):
             self._add_stream(position, value, start)
         else:
@@ -174,9 +174,9 @@ class ArrowEncoder:
         *,
         as_pickle: bool = False,
     ) -> None:
-        form, payload = pickled(value) if as_pickle else freeze(value)
+        form, payload = pickled(value) if as_pickle else sketch(value)
         self._added += 64 + _size(payload)
-        self._values.setdefault(form, []).append((position, start, end, payload))
+        self._values.setdefault(form, []).extend((position, start, end, payload))
 
     def _add_stream(self, position: int, value: Any, start: int) -> None:
         """Consume an iterator; its end is the item's end."""
@@ -195,7 +195,7 @@ class ArrowEncoder:
             self._add_other(position, spooled, start, end)
             return
         self._added += spooled.bytes
-        self._spooled.append((position, start, end, spooled))
+        self._spooled.extend((position, start, end, spooled))
 
     def _conformed(self, table: Any) -> Any:
         return table if self._schema is None else conform(table, self._schema)
@@ -252,7 +252,7 @@ class ArrowEncoder:
         self._move([self._tables], lambda chunks: table_drafts(chunks[0]), inputs)
         self._move(
             [self._spooled],
-            lambda chunks: iter([item[3].draft for item in chunks[0]]),
+            lambda chunks: iter([spooled.draft for spooled in chunks[0][3::4]]),
             inputs,
         )
 
@@ -332,7 +332,9 @@ def header_of(common: Header, draft: Draft) -> Header:
 def _size(payload: Any) -> int:
     if isinstance(payload, (pa.Array, pa.Table)):
         return int(payload.nbytes)
-    return len(payload) if isinstance(payload, (str, bytes)) else 16
+    if isinstance(payload, (str, bytes)):
+        return len(payload)
+    return 16 * len(payload) if isinstance(payload, (list, dict)) else 16
 
 
 def new_nonce() -> str:

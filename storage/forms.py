@@ -26,6 +26,8 @@ EXTENSION_KEY = b"ARROW:extension:name"
 
 _ARROW_ERRORS = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
 _BIG = (1 << 31) - 1024
+MAX_FIELDS = 64
+"""A dict inside a row with more keys is a mapping, not a struct, and is pickled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Form:
 
     type: Any
     restore: str = ""
+    raw: bool = False
+    """What is frozen in this form is the Python value, or a copy of it, and not an Arrow array."""
 
     def field(self, name: str) -> pa.Field:
         """The column's field; a pickled one is marked as an extension that any reader passes over."""
@@ -46,25 +50,51 @@ class Form:
         )
 
 
-NULL = Form(pa.null())
-PICKLED = Form(pa.binary(), PICKLE)
-BIG_PICKLED = Form(pa.large_binary(), PICKLE)
+NULL = Form(pa.null(), raw=True)
+PICKLED = Form(pa.binary(), PICKLE, raw=True)
+BIG_PICKLED = Form(pa.large_binary(), PICKLE, raw=True)
 
 SCALARS: dict[type, Form] = {
-    int: Form(pa.int64()),
-    float: Form(pa.float64()),
-    bool: Form(pa.bool_()),
-    str: Form(pa.string()),
-    bytes: Form(pa.binary()),
+    int: Form(pa.int64(), raw=True),
+    float: Form(pa.float64(), raw=True),
+    bool: Form(pa.bool_(), raw=True),
+    str: Form(pa.string(), raw=True),
+    bytes: Form(pa.binary(), raw=True),
     type(None): NULL,
 }
 """Immutable Python types whose form follows from the exact type, but for the rare values that
 `array_of` refuses (ints beyond 64 bits, lone surrogates)."""
 
-_RAW = frozenset(form for form in SCALARS.values())
+_LISTS = {cls: Form(pa.list_(form.type), raw=True) for cls, form in SCALARS.items()}
+_TUPLES = {
+    cls: Form(pa.list_(form.type), "tuple", raw=True) for cls, form in SCALARS.items()
+}
+_DEEP = frozenset({list, dict, datetime, date, time, timedelta, Decimal})
+_structs: dict[Any, Form | None] = {}
+ARRAYS = (pa.Array, pa.ChunkedArray)
 
 
 # ------------------------------------------------------------------------------ one value, frozen
+
+
+def sketch(value: Any) -> tuple[Form, Any]:
+    """`freeze` without a look at each scalar: `array_of` may refuse what it gives.
+
+    It is for bulk: whoever is refused freezes one value after the other.
+    """
+    cls = type(value)
+    form = SCALARS.get(cls)
+    if form is not None:
+        return form, value
+    if cls is list or cls is tuple:
+        form = _flat_form(value, _LISTS if cls is list else _TUPLES)
+        if form is not None:
+            return form, list(value)
+    elif cls is dict:
+        form = _struct_form(value)
+        if form is not None:
+            return form, dict(value)
+    return freeze(value)
 
 
 def freeze(value: Any) -> tuple[Form, Any]:
@@ -124,27 +154,73 @@ def _datetime(value: datetime) -> tuple[Form, Any] | None:
     return Form(kind, "utc"), pa.array([value], kind)
 
 
-def _sequence(value: list[Any]) -> tuple[Form, Any] | None:
-    """A list; of one scalar type it needs no look at each element."""
+def _flat_form(value: Any, forms: dict[type, Form]) -> Form | None:
+    """The form of a list or tuple of scalars of one type and ``None``."""
     types = set(map(type, value))
-    types.discard(type(None))
+    if len(types) > 1:
+        types.discard(type(None))
+    return forms.get(types.pop() if types else type(None)) if len(types) <= 1 else None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether Arrow can hold a text as a column's name."""
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return False
+    return "\0" not in name
+
+
+def _struct_form(value: dict[Any, Any]) -> Form | None:
+    """The form of a dict of scalars, by its keys in order and their types."""
+    key = (tuple(value), tuple(map(type, value.values())))
     try:
-        if not types:
-            array = pa.array([value])
-            return Form(array.type), array
-        if len(types) == 1:
-            form = SCALARS.get(types.pop())
-            if form is not None:
-                kind = pa.list_(form.type)
-                return Form(kind), pa.array([value], kind)
-    except _ARROW_ERRORS:
-        return None
-    return _inferred(value)
+        return _structs[key]
+    except KeyError:
+        pass
+    form = None
+    if len(value) <= MAX_FIELDS and (
+        all(type(name) is str and is_plain_name(name) for name in key[0])
+        and all(cls in SCALARS for cls in key[1])
+    ):
+        fields = [pa.field(n, SCALARS[cls].type) for n, cls in zip(*key, strict=True)]
+        form = Form(pa.struct(fields), raw=True)
+    if len(_structs) > 4096:
+        _structs.clear()
+    _structs[key] = form
+    return form
+
+
+def _sequence(value: list[Any]) -> tuple[Form, Any] | None:
+    return _flat(value, list(value), _flat_form(value, _LISTS))
+
+
+def _dict(value: dict[Any, Any]) -> tuple[Form, Any] | None:
+    return _flat(value, dict(value), _struct_form(value))
 
 
 def _tuple(value: tuple[Any, ...]) -> tuple[Form, Any] | None:
-    frozen = _sequence(list(value))
-    return None if frozen is None else (Form(frozen[0].type, "tuple"), frozen[1])
+    frozen = _flat(list(value), list(value), _flat_form(value, _TUPLES))
+    return (
+        None
+        if frozen is None
+        else (Form(frozen[0].type, "tuple", frozen[0].raw), frozen[1])
+    )
+
+
+def _flat(value: Any, copy: Any, form: Form | None) -> tuple[Form, Any] | None:
+    """A container of scalars, if they fit; else what Arrow infers for it."""
+    if form is not None:
+        try:
+            pa.array([copy], form.type)
+        except _ARROW_ERRORS:
+            return None
+        return form, copy
+    inside = set(map(type, value.values() if type(value) is dict else value))
+    if not inside & _DEEP or not inside <= _DEEP | SCALARS.keys():
+        return None
+    return _inferred(value)
 
 
 def _numpy_scalar(value: np.generic) -> tuple[Form, Any] | None:
@@ -182,7 +258,7 @@ def _same_dtype(dtype: np.dtype[Any]) -> bool:
 
 _MAKERS: dict[type, Callable[[Any], tuple[Form, Any] | None]] = {
     list: _sequence,
-    dict: _inferred,
+    dict: _dict,
     tuple: _tuple,
     datetime: _datetime,
     date: _inferred,
@@ -227,15 +303,17 @@ def _same_nan(a: float, b: float) -> bool:
 # --------------------------------------------------------------------------------- whole columns
 
 
-def array_of(form: Form, frozen: Sequence[Any]) -> Any:
+def array_of(form: Form, frozen: Any) -> Any:
     """The column (array or chunked array) of many values frozen in one form; ``None`` is null.
 
     Raises
     ------
     OverflowError, UnicodeEncodeError
-        A scalar that was not looked at before does not fit the form.
+        A value that was only sketched does not fit the form.
     """
-    if form.restore == PICKLE or form in _RAW:
+    if isinstance(frozen, ARRAYS):
+        return frozen
+    if form.raw:
         return pa.array(frozen, form.type)
     empty: Any = None
     arrays: list[Any] = []
@@ -361,4 +439,4 @@ def merged_form(a: Form, b: Form) -> Form | None:
     if a.restore != b.restore:
         return None
     kind = merged_type(a.type, b.type)
-    return None if kind is None else Form(kind, a.restore)
+    return None if kind is None else Form(kind, a.restore, a.raw and b.raw)

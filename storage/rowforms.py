@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .forms import NULL, PICKLED, SCALARS, Form, array_of, freeze, merged_form
+from .forms import (
+    NULL,
+    PICKLED,
+    SCALARS,
+    Form,
+    array_of,
+    freeze,
+    is_plain_name,
+    merged_form,
+)
 
 Keys = tuple[str, ...]
 
@@ -51,17 +60,7 @@ def is_row(value: Any) -> bool:
     """Whether a dict can be a row: str keys that Arrow can hold, and not too many of them."""
     if type(value) is not dict or len(value) > MAX_COLUMNS:
         return False
-    return all(type(key) is str and _plain(key) for key in value)
-
-
-def _plain(key: str) -> bool:
-    if key.isascii():
-        return "\0" not in key
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in key
+    return all(type(key) is str and is_plain_name(key) for key in value)
 
 
 def freeze_rows(rows: Sequence[dict[str, Any]]) -> FrozenRows | None:
@@ -90,7 +89,7 @@ def freeze_column(values: list[Any]) -> tuple[Form, Any]:
         if form is not None:
             try:
                 return form, pa.array(values, form.type)
-            except (OverflowError, UnicodeEncodeError):
+            except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
                 return _pickled_column(values)
     return _freeze_each(values)
 
@@ -128,7 +127,14 @@ class RowGroup:
     forms: tuple[Form, ...]
     positions: Any
     """int64 array, ascending."""
-    rows: list[tuple[Any, ...]]
+    started: Any
+    ended: Any
+    """int64 epoch nanoseconds."""
+    columns: list[Any]
+    """Per key: what was frozen of the values, or the Arrow column that was made of it."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
 
 @dataclass(slots=True)
@@ -169,7 +175,7 @@ class Bundle:
         if len(self.groups) > 1:
             table = table.take(pa.array(order))
             number = {keys: i for i, keys in enumerate(shapes)}
-            each = [np.full(len(g.rows), number[g.keys], np.int32) for g in self.groups]
+            each = [np.full(len(g), number[g.keys], np.int32) for g in self.groups]
             row_shapes = np.concatenate(each)[order] if len(shapes) > 1 else None
         columns = (
             dict(zip(self.forms, table.columns, strict=True)) if self.forms else {}
@@ -180,13 +186,13 @@ class Bundle:
 
     def _table(self, group: RowGroup) -> Any:
         if not self.forms:
-            return pa.table({PLACEHOLDER: pa.nulls(len(group.rows))})
-        columns = dict(zip(group.keys, zip(*group.rows, strict=True), strict=True))
+            return pa.table({PLACEHOLDER: pa.nulls(len(group))})
+        columns = dict(zip(group.keys, group.columns, strict=True))
         own = dict(zip(group.keys, group.forms, strict=True))
         arrays: list[Any] = []
         for name, form in self.forms.items():
             if name not in columns:
-                arrays.append(pa.nulls(len(group.rows), form.type))
+                arrays.append(pa.nulls(len(group), form.type))
                 continue
             array = array_of(own[name], columns[name])
             arrays.append(array if array.type == form.type else array.cast(form.type))
