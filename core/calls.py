@@ -137,6 +137,11 @@ class EngineAPI(Protocol):
     @property
     def run_id(self) -> str: ...
 
+    @property
+    def caller_runs(self) -> bool:
+        """Batches of the run's executor run in the thread that waits in `block`."""
+        ...
+
     def add(self, call: Call) -> NodeHandle:
         """Add a node; returns at once. Raises `MappingError`, `ResourceError`, `Cancelled`."""
         ...

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -129,11 +129,18 @@ class FlowRunContext:
     run: FlowRun[Any]
     engine: EngineAPI
     log_prints: bool = False
+    placeholder: Callable[[NodeHandle], Any] | None = None
+    """Set while a graph is traced: makes what stands for the value of a direct call."""
     nodes: list[NodeHandle] = field(default_factory=list["NodeHandle"])
     """All nodes of this run so far, in the order of their calls."""
     seen: set[int] = field(default_factory=set[int])
     """Nodes whose outcome the flow has looked at or passed on."""
     _open: deque[NodeHandle] = field(default_factory=deque["NodeHandle"])
+
+    @property
+    def tracing(self) -> bool:
+        """No task runs: the flow's function is called to learn its graph."""
+        return self.placeholder is not None
 
     def joined(self, node: NodeHandle) -> None:
         """Remember a new node."""

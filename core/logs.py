@@ -48,7 +48,7 @@ def deliver(level: int, logger: str, message: str) -> None:
         task.log(level, logger, message)
         return
     flow = FLOW_RUN.get()
-    if flow is not None:
+    if flow is not None and not flow.tracing:
         flow.engine.log(level, logger, message)
         echo(level, logger, message, flow.info.name)
 

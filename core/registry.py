@@ -33,10 +33,10 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "dask": f"{_HERE}.executors.dask:DaskExecutor",
         "ray": f"{_HERE}.executors.ray:RayExecutor",
     },
-    STORES: {"*": f"{_HERE}.storage.store:open_store"},
+    STORES: {"*": f"{_HERE}.storage.store:ArrowStore"},
     HISTORIES: {
-        "sqlite": f"{_HERE}.history.database:open_history",
-        "postgresql": f"{_HERE}.history.database:open_history",
+        "sqlite": f"{_HERE}.history.sql:SqlHistory",
+        "postgresql": f"{_HERE}.history.sql:SqlHistory",
     },
 }
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
-from .errors import FlowTimeout, HeadraceError, RunError
+from .errors import FlowTimeout, RunError
 from .states import Pending, State
 from .waiting import in_thread
 
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
     from .flows import Flow
     from .graph import Graph
     from .interfaces import Executor, History, LogRecord, NodeRecord, RunRecord, RunView, Store
+    from .recorded import RecordedRun
     from .settings import Settings
 
 R = TypeVar("R")
+
+_handles: WeakValueDictionary[UUID, FlowRun[Any]] = WeakValueDictionary()
+"""Runs that this process drives or has driven, as long as somebody holds them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +95,11 @@ class FlowRun(Generic[R]):
         """Runs of the flows that this one called."""
         self._state: State[Any] = Pending()
         self._finished = threading.Event()
-        self._cancelled: str | None = None
+        self.cancel_reason: str | None = None
+        self._value: Any = None
+        self._returned = False
         self._timer: threading.Timer | None = None
+        _handles[info.id] = self
 
     # ------------------------------------------------------------------------------ what it is
 
@@ -174,6 +182,16 @@ class FlowRun(Generic[R]):
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
         """Wait for what the flow returned.
 
+        A flow that returned several states (or futures) gives them, whatever became of them; one
+        that returned a single state gives its result, as in Prefect.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait at most.
+        raise_on_failure
+            False: return the exception of a flow that did not complete.
+
         Raises
         ------
         TimeoutError
@@ -181,6 +199,8 @@ class FlowRun(Generic[R]):
         """
         if not self._finished.wait(timeout):
             raise TimeoutError(f"run {self.name} was not done after {timeout:g} seconds; it goes on")
+        if self._returned and not isinstance(self._value, State):
+            return cast("R", self._value)
         return cast("R", self._state.result(raise_on_failure=raise_on_failure))
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -196,11 +216,11 @@ class FlowRun(Generic[R]):
         No more items are handed out, what is queued is dropped, what runs is ended after ``grace``
         seconds (in threads it must end by itself).
         """
-        self._cancelled = reason or "on request"
+        self.cancel_reason = reason or "on request"
         for child in self.children:
             child.cancel(grace, reason)
         if self.engine is not None and not self.done():
-            self.engine.cancel(None, grace=grace, reason=self._cancelled)
+            self.engine.cancel(None, grace=grace, reason=self.cancel_reason)
 
     # ----------------------------------------------------------------------- told by the run loop
 
@@ -212,8 +232,8 @@ class FlowRun(Generic[R]):
             self._timer = threading.Timer(self.timeout_seconds, self._expire)
             self._timer.daemon = True
             self._timer.start()
-        if self._cancelled is not None:
-            engine.cancel(None, reason=self._cancelled)
+        if self.cancel_reason is not None:
+            engine.cancel(None, reason=self.cancel_reason)
 
     def _expire(self) -> None:
         self.timed_out = True
@@ -242,6 +262,14 @@ class FlowRun(Generic[R]):
     def entered(self, state: State[Any]) -> None:
         """The run is in another state."""
         self._state = state
+
+    def returned(self, value: Any) -> None:
+        """The flow's function has returned; futures in the value are states by now."""
+        self._value, self._returned = value, True
+
+    def raised(self) -> None:
+        """The flow's function has raised: what an earlier attempt returned does not count."""
+        self._value, self._returned = None, False
 
     def finished(self, state: State[Any]) -> None:
         """The run is over, and everything is written."""
@@ -276,7 +304,26 @@ def runs(
     return open_history(get_settings().history_url).runs(flow=flow, state=state, limit=limit)
 
 
-Hook = Callable[..., Any]
-"""``(flow, run, state) -> None``, plain or ``async``."""
+def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:
+    """A handle on a run: live if this process drives it, else its record.
 
-__all__ = ["FlowRun", "HeadraceError", "Hook", "RunEngine", "RunInfo", "open_engine", "runs"]
+    Parameters
+    ----------
+    run
+        Id, an unambiguous beginning of one, or the name of a run (the newest).
+
+    Raises
+    ------
+    RunNotFoundError
+        History knows no such run.
+    """
+    from .recorded import RecordedRun
+    from .registry import open_history
+    from .settings import get_settings
+
+    for handle in list(_handles.values()):
+        if run in (handle.id, str(handle.id), handle.name):
+            return handle
+    history = open_history(get_settings().history_url)
+    record = history.run(run)
+    return _handles.get(record.id) or RecordedRun(history, record.id)

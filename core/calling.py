@@ -1,0 +1,331 @@
+"""What happens when a task is called: in a flow, in a task, or where neither runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from .annotations import Annotation, allow_failure, quote
+from .calls import Call, TaskOptions
+from .context import FLOW_RUN, TAGS, TASK_RUN, FlowRunContext
+from .errors import NestedSubmitError
+from .futures import Future, MapFuture
+from .mapping import split
+from .states import Completed, State, state_of_exception
+from .waiting import OnLoop, in_thread
+
+if TYPE_CHECKING:
+    from .calls import EngineAPI
+    from .tasks import Task
+
+AnyFuture = Future[Any] | MapFuture[Any]
+
+_SCANNED = (list, tuple, dict, set)
+
+
+def submit(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> Future[Any]:
+    """Add a single call to the current run, or to a run of its own."""
+    _not_in_task(task, "submit")
+    flow = FLOW_RUN.get() or _own_run(task)
+    call = _single(task, flow, args, kwargs, wait_for)
+    future = Future[Any](flow.engine, _add(flow, call), 0)
+    if flow.flow is None:
+        _finish_later(flow)
+    return future
+
+
+def submit_map(
+    task: Task[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    wait_for: Any,
+    key: Callable[[Any], Any] | None,
+    max_in_flight: int | None,
+    name: str | None,
+) -> MapFuture[Any]:
+    """Add a mapped call to the current run, or to a run of its own."""
+    _not_in_task(task, "map")
+    parts = split(task.name, task.shape, task.shape.bind(task.name, args, kwargs, defaults=False))
+    flow = FLOW_RUN.get() or _own_run(task)
+    call = Call(
+        task=task,
+        fn=task.fn,
+        options=_options(task, flow),
+        static={k: localize(v, flow.engine) for k, v in parts.static.items()},
+        mapped={k: _local_column(v, flow.engine) for k, v in parts.mapped.items()},
+        single=False,
+        name=name,
+        wait_for=_upstream(wait_for, flow.engine),
+        allow_failure=parts.allow_failure,
+        key_fn=key,
+        window=max_in_flight,
+    )
+    future = MapFuture[Any](flow.engine, _add(flow, call))
+    if flow.flow is None:
+        _finish_later(flow)
+    return future
+
+
+def call(
+    task: Task[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    wait_for: Any,
+    return_state: bool,
+) -> Any:
+    """Run a task in the calling thread and give its value; of an async one, an awaitable of it."""
+    if TASK_RUN.get() is not None:
+        return _plain(task, args, kwargs, return_state=return_state)
+    flow = FLOW_RUN.get()
+    if flow is not None and flow.placeholder is not None:
+        return flow.placeholder(_add(flow, _single(task, flow, args, kwargs, wait_for)))
+    if task.isasync:
+        return _call_async(task, flow, args, kwargs, wait_for, return_state=return_state)
+    if flow is not None:
+        added = _single(task, flow, args, kwargs, wait_for, caller=True)
+        return _outcome(Future(flow.engine, _add(flow, added), 0), return_state=return_state)
+    from .flow_engine import Driver, task_run
+
+    driver = Driver(task_run(task, inline=True))
+    with driver.running() as flow:
+        added = _single(task, flow, args, kwargs, wait_for, caller=True)
+        future = Future[Any](flow.engine, _add(flow, added), 0)
+        future.wait()
+        driver.conclude(future.state)
+    return _outcome(future, return_state=return_state)
+
+
+async def _call_async(
+    task: Task[..., Any],
+    flow: FlowRunContext | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    wait_for: Any,
+    *,
+    return_state: bool,
+) -> Any:
+    """Run an async task on the running loop; its engine waits in a thread."""
+    if flow is not None:
+        future = await _on_loop(task, flow, args, kwargs, wait_for)
+    else:
+        from .flow_engine import Driver, task_run
+
+        driver = Driver(await in_thread(task_run, task, inline=True))
+        async with driver.arunning() as flow:
+            future = await _on_loop(task, flow, args, kwargs, wait_for)
+            await driver.aconclude(future.state)
+    return await in_thread(_outcome, future, return_state=return_state)
+
+
+async def _on_loop(
+    task: Task[..., Any],
+    flow: FlowRunContext,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    wait_for: Any,
+) -> Future[Any]:
+    import asyncio
+
+    body = OnLoop(task.fn, asyncio.get_running_loop())
+    added = await in_thread(_single, task, flow, args, kwargs, wait_for, caller=True)
+    future = Future[Any](flow.engine, _add(flow, replace(added, fn=body)), 0)
+    try:
+        await in_thread(flow.engine.block, future.done)
+    except asyncio.CancelledError:
+        flow.engine.cancel(future.node, 0, reason="the coroutine that awaited it was cancelled")
+        body.cancel()
+        raise
+    finally:
+        body.forget()
+    return future
+
+
+def _plain(
+    task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, return_state: bool
+) -> Any:
+    """In a running task another one is a function."""
+    if not return_state or task.isasync:
+        return task.fn(*args, **kwargs)
+    try:
+        return Completed(data=task.fn(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001 - user code; the caller asked for it as a state
+        return state_of_exception(error)
+
+
+def _outcome(future: Future[Any], *, return_state: bool) -> Any:
+    if return_state:
+        future.wait()
+        return future.state
+    return future.result()
+
+
+def _not_in_task(task: Task[..., Any], method: str) -> None:
+    running = TASK_RUN.get()
+    if running is not None:
+        raise NestedSubmitError(
+            f"{task.name}.{method}() was called inside the running task {running.stage.key!r}; call "
+            f"{task.name}(...) there, which runs it as a plain function, or {method} it from the flow"
+        )
+
+
+# ------------------------------------------------------------------------------------ the call
+
+
+def _single(
+    task: Task[..., Any],
+    flow: FlowRunContext,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    wait_for: Any,
+    *,
+    caller: bool = False,
+) -> Call:
+    arguments = task.shape.bind(task.name, args, kwargs)
+    return Call(
+        task=task,
+        fn=task.fn,
+        options=_options(task, flow),
+        static={k: localize(v, flow.engine) for k, v in arguments.items()},
+        wait_for=_upstream(wait_for, flow.engine),
+        caller=caller,
+    )
+
+
+def _add(flow: FlowRunContext, added: Call) -> Any:
+    node = flow.engine.add(added)
+    flow.joined(node)
+    return node
+
+
+def _options(task: Task[..., Any], flow: FlowRunContext) -> TaskOptions:
+    """The task's options, with what the flow and its surroundings add."""
+    options = task.options
+    changes: dict[str, Any] = {}
+    if more := TAGS.get() - options.tags:
+        changes["tags"] = options.tags | more
+    if options.log_prints is None and flow.log_prints:
+        changes["log_prints"] = True
+    if "infra_retries" not in task.given and not flow.tracing:
+        changes["infra_retries"] = flow.info.settings.infra_retries
+    return replace(options, **changes) if changes else options
+
+
+def _upstream(wait_for: Any, engine: EngineAPI) -> tuple[Any, ...]:
+    """What ``wait_for=`` names: futures, or containers and states of them, of this run."""
+    if wait_for is None:
+        return ()
+    if isinstance(wait_for, (Future, MapFuture, State, Annotation)):
+        wait_for = (wait_for,)
+    kept: list[Any] = []
+    for each in cast("Iterable[Any]", wait_for):
+        future = _future_in(each)
+        if future is None or future.engine is engine:
+            kept.append(each)
+        else:
+            _await_foreign(future, each)
+    return tuple(kept)
+
+
+def _future_in(value: Any) -> AnyFuture | None:
+    if isinstance(value, allow_failure):
+        value = cast("Any", value.value)
+    if isinstance(value, State):
+        value = cast("State[Any]", value).origin
+    return cast("AnyFuture", value) if isinstance(value, (Future, MapFuture)) else None
+
+
+def _await_foreign(future: AnyFuture, given: Any) -> None:
+    future.wait()
+    if not isinstance(given, allow_failure):
+        future.result()
+
+
+# --------------------------------------------------------------- futures of other runs' tasks
+
+
+def localize(value: Any, engine: EngineAPI | None) -> Any:
+    """A value in which futures of other runs have been replaced by their values, waited for.
+
+    Looks into lists, tuples, dicts and sets, and into states; not into what is quoted.
+    """
+    if isinstance(value, quote):
+        return cast("Any", value)
+    if isinstance(value, (Future, MapFuture)):
+        future = cast("AnyFuture", value)
+        return future if future.engine is engine else future.result()
+    if isinstance(value, State):
+        state = cast("State[Any]", value)
+        origin = _future_in(state)
+        if origin is not None and origin.engine is engine:
+            return state
+        return state.result()
+    if isinstance(value, Annotation):
+        return _localize_annotation(cast("Annotation[Any]", value), engine)
+    if type(value) in _SCANNED and value and _holds_foreign(value, engine):
+        return _rebuilt(value, engine)
+    return value
+
+
+def _localize_annotation(value: Annotation[Any], engine: EngineAPI | None) -> Any:
+    future = _future_in(value.value)
+    if future is None or future.engine is engine:
+        return value
+    tolerant = isinstance(value, allow_failure)
+    return future.result(raise_on_failure=not tolerant)
+
+
+def _holds_foreign(value: Any, engine: EngineAPI | None) -> bool:
+    parts = cast("dict[Any, Any]", value).values() if isinstance(value, dict) else value
+    for part in parts:
+        if isinstance(part, (Future, MapFuture, State, Annotation)):
+            future = _future_in(part)
+            if future is None or future.engine is not engine:
+                return True
+        elif type(part) in _SCANNED and part and _holds_foreign(part, engine):
+            return True
+    return False
+
+
+def _rebuilt(value: Any, engine: EngineAPI | None) -> Any:
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {key: localize(part, engine) for key, part in items}
+    return type(value)(localize(part, engine) for part in value)
+
+
+def _local_column(value: Any, engine: EngineAPI) -> Any:
+    """An iterable to map over; one that is another run's is read item by item, as it goes on."""
+    if isinstance(value, State) and (origin := _future_in(value)) is not None:
+        value = origin
+    if isinstance(value, MapFuture) and cast("MapFuture[Any]", value).engine is not engine:
+        return _values_of(cast("MapFuture[Any]", value))
+    if isinstance(value, Future) and cast("Future[Any]", value).engine is not engine:
+        return cast("Future[Any]", value).result()
+    if isinstance(value, State):
+        return cast("State[Any]", value).result()
+    return localize(value, engine) if type(value) in _SCANNED else value
+
+
+def _values_of(futures: MapFuture[Any]) -> Iterator[Any]:
+    for future in futures:
+        yield future.result()
+
+
+# ------------------------------------------------------------------------------ without a flow
+
+
+def _own_run(task: Task[..., Any]) -> FlowRunContext:
+    """A run for one call outside of any flow, named after the task."""
+    from .flow_engine import Driver, task_run
+
+    return Driver(task_run(task, inline=False)).begin()
+
+
+def _finish_later(flow: FlowRunContext) -> None:
+    """End a call's own run when the call has ended; the interpreter waits for it."""
+    from .flow_engine import finish_in_background
+
+    finish_in_background(flow)

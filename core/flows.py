@@ -1,0 +1,369 @@
+"""Flows: functions that call tasks, each call of which is a run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from .binding import Shape
+from .context import FLOW_RUN
+from .errors import ConfigurationError, ParameterError
+from .hooks import checked_hooks
+from .options import FlowKeywords, flow_options
+from .tasks import RESERVED, importable_name
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .options import FlowOptions
+    from .runs import FlowRun
+    from .states import State
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
+
+
+class Flow(Generic[P, R]):
+    """A function whose calls are flow runs.
+
+    Calling it runs it here and gives what it returns; `start` runs it beside you and gives a
+    `FlowRun`. Called in another flow, it is a run of its own in the same process, on the calling
+    flow's executor and storage unless it has its own.
+
+    Made by the decorator `flow`.
+    """
+
+    def __init__(self, fn: Callable[P, R], given: FlowKeywords) -> None:
+        self.kind: Literal["function", "class", "static"] = "function"
+        plain: Any = fn
+        if isinstance(fn, classmethod):
+            self.kind, plain = "class", cast("Any", fn).__func__
+        elif isinstance(fn, staticmethod):
+            self.kind, plain = "static", cast("Any", fn).__func__
+        if not callable(plain):
+            raise TypeError(f"flow() decorates functions, got {plain!r}")
+        what = f"flow {given.get('name') or getattr(plain, '__name__', plain)!r}"
+        self.given: FlowKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
+        self.options: FlowOptions = flow_options(what, plain, given)
+        self.fn: Callable[P, R] = plain
+        self.shape = Shape.of(plain)
+        for name in RESERVED:
+            if name in self.shape.names:
+                raise ConfigurationError(
+                    f"{what}: {name!r} is a keyword of every call; rename the parameter"
+                )
+        if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+            raise ConfigurationError(f"{what}: a flow cannot be a generator; return a list, or map")
+        self.isasync = inspect.iscoroutinefunction(plain)
+        functools.update_wrapper(cast("Any", self), plain)
+
+    @property
+    def name(self) -> str:
+        """Name of the flow."""
+        return self.options.name
+
+    @property
+    def description(self) -> str:
+        """What it does; by default its docstring."""
+        return self.options.description
+
+    @property
+    def version(self) -> str:
+        """Version as given, or nothing."""
+        return self.options.version or ""
+
+    def with_options(self, **options: Unpack[FlowKeywords]) -> Flow[P, R]:
+        """The same flow with other options; the keywords are those of `flow`."""
+        merged: dict[str, Any] = {**self.given, **options}
+        for name, other in _ALIASES.items():
+            # A new executor= takes the place of an old task_runner=, and the other way round.
+            if name in options:
+                merged.pop(other, None)
+            elif other in options:
+                merged.pop(name, None)
+        return Flow(self._undecorated(), cast("FlowKeywords", merged))
+
+    def _undecorated(self) -> Any:
+        if self.kind == "class":
+            return classmethod(cast("Any", self.fn))
+        return staticmethod(self.fn) if self.kind == "static" else self.fn
+
+    # -------------------------------------------------------------------------------- parameters
+
+    def validate_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters by name, coerced to their annotations as pydantic does it.
+
+        Raises
+        ------
+        ParameterError
+            One line for each that does not validate.
+        """
+        from .parameters import validate
+
+        return validate(f"flow {self.name!r}", self.fn, parameters)
+
+    def parameter_schema(self) -> dict[str, Any]:
+        """JSON schema of the parameters."""
+        from .parameters import schema_of
+
+        return schema_of(self.fn)
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Validated arguments by name. Futures among them are waited for."""
+        from .annotations import quote
+        from .calling import localize
+
+        try:
+            given = self.shape.bind(f"flow {self.name!r}", args, kwargs, defaults=False)
+        except TypeError as error:
+            raise ParameterError(str(error)) from None
+        given = {name: localize(value, None) for name, value in given.items()}
+        if self.options.validate_parameters:
+            given = self.validate_parameters(given)
+        else:
+            given = {k: v.value if isinstance(v, quote) else v for k, v in given.items()}
+        return {**self.shape.defaults(), **given}
+
+    # ------------------------------------------------------------------------------------- calls
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self: Flow[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(
+        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[R]: ...
+    @overload
+    def __call__(
+        self, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+    ) -> R: ...
+    def __call__(
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run it here and give what it returns; of an async flow, an awaitable of it.
+
+        What the flow returns decides its state, as in Prefect: states and futures of tasks that did
+        not complete make it fail, an exception too.
+
+        Parameters
+        ----------
+        return_state
+            Give the final state instead, whatever it is.
+        wait_for
+            Futures that must complete before it starts.
+
+        Raises
+        ------
+        ParameterError
+            Arguments that do not validate.
+        """
+        from .flow_engine import refuse_nested, run_flow
+
+        refuse_nested(self.name)
+        within = FLOW_RUN.get()
+        if within is not None and within.tracing:
+            return self.fn(*args, **kwargs)
+        if self.isasync:
+            return self._call_async(args, kwargs, return_state=return_state, wait_for=wait_for)
+        _await_all(wait_for)
+        run, arguments = self._run(args, kwargs)
+        spread = self.shape.spread(arguments)
+        run_flow(run, self.options, lambda: self.fn(*spread[0], **spread[1]))
+        return run.state if return_state else run.result()
+
+    async def _call_async(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, return_state: bool, wait_for: Any
+    ) -> Any:
+        from .flow_engine import run_flow_async
+        from .waiting import in_thread
+
+        await in_thread(_await_all, wait_for)
+        run, arguments = await in_thread(self._run, args, kwargs)
+        spread = self.shape.spread(arguments)
+        body = cast("Callable[..., Coroutine[Any, Any, Any]]", self.fn)
+        await run_flow_async(run, self.options, lambda: body(*spread[0], **spread[1]))
+        return run.state if return_state else run.result()
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[FlowRun[Any], dict[str, Any]]:
+        from .flow_engine import make_run
+
+        arguments = self._arguments(args, kwargs)
+        return make_run(self.options, self, arguments, entrypoint=self.entrypoint), arguments
+
+    @overload
+    def start(
+        self: Flow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> FlowRun[T]: ...
+    @overload
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> FlowRun[R]: ...
+    def start(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run it in a thread of its own, beside you; gives a handle at once.
+
+        The interpreter waits for the run before it exits; ``run.cancel()`` ends it.
+
+        Raises
+        ------
+        ParameterError
+            Arguments that do not validate.
+        """
+        from .flow_engine import refuse_nested, start_flow
+
+        refuse_nested(self.name)
+        run, arguments = self._run(args, kwargs)
+        positional, named = self.shape.spread(arguments)
+        start_flow(run, self.options, self.fn, positional, named)
+        return run
+
+    # ------------------------------------------------------------------------------------- graph
+
+    def graph(self, /, *args: Any, **kwargs: Any) -> Graph:
+        """The graph that a run with these arguments would have, before any task runs.
+
+        The flow's function is called; task calls in it give placeholders.
+
+        Raises
+        ------
+        RunError
+            The flow looks at a value, so that its shape is known only as it runs.
+        """
+        from .tracing import trace
+
+        return trace(self, self._arguments(args, kwargs))
+
+    def visualize(self, /, *args: Any, **kwargs: Any) -> Graph:
+        """`graph`: shown as SVG at the end of a notebook's cell."""
+        return self.graph(*args, **kwargs)
+
+    # -------------------------------------------------------------------------------- as a method
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Flow[P, R]: ...
+    @overload
+    def __get__(
+        self: Flow[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
+    ) -> Flow[Q, R]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        if self.kind == "static" or (self.kind == "function" and instance is None):
+            return self
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        target = owner if self.kind == "class" else instance
+        bound.fn = cast("Any", self.fn).__get__(target, owner)
+        bound.shape = Shape.of(bound.fn)
+        bound.kind = "function"
+        return bound
+
+    # ------------------------------------------------------------------------------------- hooks
+
+    def on_running(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(flow, run, state)`` when a run starts."""
+        return self._hook("on_running", fn)
+
+    def on_completion(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(flow, run, state)`` when a run completed."""
+        return self._hook("on_completion", fn)
+
+    def on_failure(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(flow, run, state)`` when a run failed."""
+        return self._hook("on_failure", fn)
+
+    def on_crashed(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(flow, run, state)`` when a run crashed."""
+        return self._hook("on_crashed", fn)
+
+    def on_cancellation(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(flow, run, state)`` when a run was cancelled."""
+        return self._hook("on_cancellation", fn)
+
+    def _hook(self, name: str, fn: AnyHook) -> AnyHook:
+        hooks = (*getattr(self.options, name), *checked_hooks(f"flow {self.name!r}", name, fn))
+        self.given = cast("FlowKeywords", {**self.given, name: hooks})
+        self.options = replace(self.options, **cast("Mapping[str, Any]", {name: hooks}))
+        return fn
+
+    # ---------------------------------------------------------------------------------- the rest
+
+    @property
+    def entrypoint(self) -> str | None:
+        """``module:name`` under which it can be imported; None in a notebook or ``__main__``."""
+        name = importable_name(self)
+        return None if name is None else f"{self.fn.__module__}:{name}"
+
+    def __reduce__(self) -> Any:
+        name = importable_name(self)
+        return name if name is not None else (_restore, (self._undecorated(), self.given))
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name}{self.shape.signature}>"
+
+
+_ALIASES: Mapping[str, str] = {
+    "executor": "task_runner",
+    "storage": "result_storage",
+    "tag_limits": "max_concurrency_per_tag",
+}
+
+
+def _restore(fn: Any, given: Any) -> Flow[..., Any]:
+    return Flow(fn, given)
+
+
+def _await_all(wait_for: Any) -> None:
+    """Wait for futures (of any run) and raise the first one's failure among them."""
+    from .calling import localize
+
+    if wait_for is not None:
+        localize([wait_for] if not isinstance(wait_for, (list, tuple, set)) else wait_for, None)
+
+
+@overload
+def flow(fn: classmethod[Any, P, R], /, **options: Unpack[FlowKeywords]) -> Flow[P, R]: ...
+@overload
+def flow(fn: Callable[P, R], /, **options: Unpack[FlowKeywords]) -> Flow[P, R]: ...
+@overload
+def flow(
+    fn: None = None, /, **options: Unpack[FlowKeywords]
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Unpack[FlowKeywords]) -> Any:
+    """Make a function a flow; the keywords are documented in `FlowKeywords`.
+
+    Raises
+    ------
+    TypeError
+        An unknown keyword; names the nearest known one.
+    ConfigurationError
+        An option that cannot be; names the flow and the option.
+
+    Examples
+    --------
+    >>> @flow(executor="processes")
+    ... def prepare(source: str, target: str) -> None: ...
+    """
+    if fn is None:
+        return lambda function: Flow(function, options)
+    return Flow(fn, options)

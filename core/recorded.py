@@ -1,0 +1,120 @@
+"""A run as history tells it: of another process, or of one that is gone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from .states import State, StateType
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .interfaces import History, LogRecord, NodeRecord, RunRecord
+
+_POLL_SECONDS = 0.25
+
+_COLUMNS = (
+    "node",
+    "item",
+    "kind",
+    "exception",
+    "message",
+    "traceback",
+    "attempt",
+    "worker",
+    "input",
+)
+_ENDED_BADLY = frozenset({"Failed", "TimedOut", "Crashed"})
+
+
+class RecordedRun:
+    """A handle on a run that this process does not drive: it reads, and can ask for its end."""
+
+    def __init__(self, history: History, run: UUID) -> None:
+        self._history = history
+        self.id = run
+
+    def record(self) -> RunRecord:
+        """The run as history knows it now."""
+        return self._history.run(self.id)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.record().name
+
+    @property
+    def flow_name(self) -> str:
+        """Name of the flow."""
+        return self.record().flow
+
+    @property
+    def state(self) -> State[Any]:
+        """Its state now; what the flow returned is not kept in history."""
+        record = self.record()
+        return State(
+            StateType(record.state_type), record.state, record.message, run=str(record.id)
+        )
+
+    @property
+    def graph(self) -> Graph:
+        """Its graph, with counts by state."""
+        from .graph import Graph
+
+        return Graph.of_records(self.nodes(), self.flow_name)
+
+    def nodes(self) -> list[NodeRecord]:
+        """Its nodes."""
+        return self._history.nodes(self.id)
+
+    def logs(self, level: int = 0) -> list[LogRecord]:
+        """Log lines of the flow and its tasks so far, oldest first."""
+        return [record for _, record in self._history.logs(self.id, level=level)]
+
+    def failures(self) -> Any:
+        """Failed items of all nodes as a ``pyarrow.Table``."""
+        import pyarrow as pa
+
+        keys = {node.node: node.key for node in self.nodes()}
+        rows = [
+            {
+                "node": keys.get(item.node, str(item.node)),
+                "item": item.position,
+                "kind": item.kind,
+                "exception": item.type_name,
+                "message": item.message,
+                "traceback": item.traceback,
+                "attempt": item.attempt,
+                "worker": item.worker,
+                "input": item.input,
+            }
+            for item in self._history.items(self.id)
+            if item.state in _ENDED_BADLY
+        ]
+        whole = ("item", "attempt")
+        schema = pa.schema(
+            [(name, pa.int64() if name in whole else pa.string()) for name in _COLUMNS]
+        )
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    def done(self) -> bool:
+        """It has ended."""
+        return self.state.is_final()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, at most ``timeout`` seconds; raises nothing."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.done():
+            left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, _POLL_SECONDS))
+
+    def cancel(self) -> None:
+        """Leave its driver a request to end it; the driver looks every few seconds."""
+        self._history.ask(self.id, "cancel")
+
+    def __repr__(self) -> str:
+        record = self.record()
+        return f"<RecordedRun {record.name} of {record.flow!r}: {record.state}>"

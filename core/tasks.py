@@ -1,0 +1,453 @@
+"""Tasks: functions that become nodes of a flow run when they are called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from dataclasses import replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from .binding import Shape
+from .errors import ConfigurationError
+from .hooks import checked_hooks
+from .options import TaskKeywords, task_options
+
+if TYPE_CHECKING:
+    from .calls import TaskOptions
+    from .futures import Future, MapFuture
+    from .states import State
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
+
+RESERVED = ("wait_for", "return_state")
+"""Keywords of every call of a task or flow: no parameter of the function can have these names."""
+
+_MAP_OPTIONS = ("key", "max_in_flight", "name")
+
+
+def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
+    """Retry delays of ``backoff_factor * 2**k`` seconds, for ``retry_delay_seconds``.
+
+    Parameters
+    ----------
+    backoff_factor
+        Seconds before the first retry.
+
+    Examples
+    --------
+    >>> exponential_backoff(2)(4)
+    [2, 4, 8, 16]
+    """
+
+    def delays(retries: int) -> list[float]:
+        return [backoff_factor * 2**k for k in range(min(retries, 50))]
+
+    return delays
+
+
+class Task(Generic[P, R]):
+    """A function whose calls in a flow are nodes, with states, retries and stored values.
+
+    ``task(x)`` runs in the calling thread and gives the value; ``task.submit(x)`` gives a `Future`
+    and runs on the flow's executor; ``task.map(xs)`` runs once per item and gives a `MapFuture`.
+    Inside another task a task is a plain function.
+
+    Made by the decorator `task`.
+    """
+
+    def __init__(self, fn: Callable[P, R], given: TaskKeywords) -> None:
+        self.kind: Literal["function", "class", "static"] = "function"
+        plain: Any = fn
+        if isinstance(fn, classmethod):
+            self.kind, plain = "class", cast("Any", fn).__func__
+        elif isinstance(fn, staticmethod):
+            self.kind, plain = "static", cast("Any", fn).__func__
+        if not callable(plain):
+            raise TypeError(f"task() decorates functions, got {plain!r}")
+        what = f"task {given.get('name') or getattr(plain, '__name__', plain)!r}"
+        self.given: TaskKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
+        self.options: TaskOptions = task_options(what, plain, given)
+        self.fn: Callable[P, R] = plain
+        self.shape = Shape.of(plain)
+        for name in RESERVED:
+            if name in self.shape.names:
+                raise ConfigurationError(
+                    f"{what}: {name!r} is a keyword of every call; rename the parameter"
+                )
+        self.isasync = inspect.iscoroutinefunction(plain)
+        self.isgenerator = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+        functools.update_wrapper(cast("Any", self), plain)
+
+    @property
+    def name(self) -> str:
+        """Name of the task: what its nodes are called."""
+        return self.options.name
+
+    def with_options(self, **options: Unpack[TaskKeywords]) -> Task[P, R]:
+        """The same task with other options; the keywords are those of `task`."""
+        given = cast("TaskKeywords", {**self.given, **options})
+        return Task(self._undecorated(), given)
+
+    def _undecorated(self) -> Any:
+        if self.kind == "class":
+            return classmethod(cast("Any", self.fn))
+        return staticmethod(self.fn) if self.kind == "static" else self.fn
+
+    # ------------------------------------------------------------------------------------- calls
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self: Task[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(
+        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[R]: ...
+    @overload
+    def __call__(
+        self, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+    ) -> R: ...
+    def __call__(
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run it in the calling thread and give its value; of an async task, an awaitable of it.
+
+        Parameters
+        ----------
+        return_state
+            Give the final state instead of the value; raises nothing then.
+        wait_for
+            Futures that must complete before, though their values are not needed.
+        """
+        from .calling import call
+
+        return call(self, args, kwargs, wait_for=wait_for, return_state=return_state)
+
+    @overload
+    def submit(
+        self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]: ...
+    @overload
+    def submit(
+        self: Task[P, Generator[T, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[list[T]]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    @overload
+    def submit(
+        self: Task[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> State[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[R]: ...
+    @overload
+    def submit(
+        self: Task[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        wait_for: Any,
+        return_state: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Future[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+    ) -> Future[R]: ...
+    @overload
+    def submit(
+        self: Task[..., Coroutine[Any, Any, T]],
+        first: Future[Any] | MapFuture[Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Future[T]: ...
+    @overload
+    def submit(
+        self, first: Future[Any] | MapFuture[Any], /, *args: Any, **kwargs: Any
+    ) -> Future[R]: ...
+    def submit(
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run it on the flow's executor; gives a future at once.
+
+        Futures among the arguments, at any depth, are waited for by the engine, and their values
+        take their places. Outside of a flow the call is a run of its own.
+
+        Parameters
+        ----------
+        return_state
+            Wait, and give the final state instead of a future.
+        wait_for
+            Futures that must complete before, though their values are not needed.
+
+        Raises
+        ------
+        NestedSubmitError
+            Called inside a running task.
+        """
+        from .calling import submit
+
+        future = submit(self, args, kwargs, wait_for)
+        if not return_state:
+            return future
+        future.wait()
+        return future.state
+
+    @overload
+    def map(
+        self: Task[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        key: Callable[[Any], Any] | None = None,
+        max_in_flight: int | None = None,
+        name: Any = None,
+        **kwargs: Any,
+    ) -> list[State[T]]: ...
+    @overload
+    def map(
+        self,
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        key: Callable[[Any], Any] | None = None,
+        max_in_flight: int | None = None,
+        name: Any = None,
+        **kwargs: Any,
+    ) -> list[State[R]]: ...
+    @overload
+    def map(
+        self: Task[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        key: Any = None,
+        max_in_flight: Any = None,
+        name: Any = None,
+        **kwargs: Any,
+    ) -> MapFuture[T]: ...
+    @overload
+    def map(
+        self: Task[..., Generator[T, Any, Any]],
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        key: Any = None,
+        max_in_flight: Any = None,
+        name: Any = None,
+        **kwargs: Any,
+    ) -> MapFuture[list[T]]: ...
+    @overload
+    def map(
+        self,
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        key: Any = None,
+        max_in_flight: Any = None,
+        name: Any = None,
+        **kwargs: Any,
+    ) -> MapFuture[R]: ...
+    def map(
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run it once per item on the flow's executor; gives a map future at once.
+
+        Every iterable argument is mapped over, lazily; what is not iterable, or `unmapped`, goes
+        whole to every item (see `headrace.core.mapping` for tables, dicts and the like). Where the
+        function itself has a parameter ``key``, ``max_in_flight`` or ``name``, the keyword is that
+        parameter's.
+
+        Parameters
+        ----------
+        return_state
+            Wait, and give the list of the items' states.
+        wait_for
+            Futures that must complete before any item starts.
+        key
+            ``key(input)`` is an item's own identity, by which a resumed run finds it again.
+        max_in_flight
+            Items that are handed out and not finished, at most.
+        name
+            Key of the node, unique in the run; by default the task's name and a number.
+
+        Raises
+        ------
+        MappingError
+            Nothing to map over, or unequal lengths.
+        NestedSubmitError
+            Called inside a running task.
+        """
+        from .calling import submit_map
+
+        own: dict[str, Any] = {
+            option: kwargs.pop(option)
+            for option in _MAP_OPTIONS
+            if option in kwargs and option not in self.shape.names
+        }
+        future = submit_map(
+            self,
+            args,
+            kwargs,
+            wait_for=wait_for,
+            key=_checked_key(self.name, own.get("key")),
+            max_in_flight=_checked_window(self.name, own.get("max_in_flight")),
+            name=own.get("name"),
+        )
+        if not return_state:
+            return future
+        future.wait()
+        return list(future.states)
+
+    # -------------------------------------------------------------------------------- as a method
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Task[P, R]: ...
+    @overload
+    def __get__(
+        self: Task[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
+    ) -> Task[Q, R]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        if self.kind == "static" or (self.kind == "function" and instance is None):
+            return self
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        target = owner if self.kind == "class" else instance
+        bound.fn = cast("Any", self.fn).__get__(target, owner)
+        bound.shape = Shape.of(bound.fn)
+        bound.kind = "function"
+        return bound
+
+    # ------------------------------------------------------------------------------------- hooks
+
+    def on_running(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(task, task run, state)`` when an item starts to run."""
+        return self._hook("on_running", fn)
+
+    def on_completion(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(task, task run, state)`` when it completed."""
+        return self._hook("on_completion", fn)
+
+    def on_failure(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(task, task run, state)`` when it failed."""
+        return self._hook("on_failure", fn)
+
+    def on_crashed(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(task, task run, state)`` when its process died with it."""
+        return self._hook("on_crashed", fn)
+
+    def on_cancellation(self, fn: AnyHook) -> AnyHook:
+        """Decorator: call ``fn(task, task run, state)`` when it was cancelled."""
+        return self._hook("on_cancellation", fn)
+
+    def _hook(self, name: str, fn: AnyHook) -> AnyHook:
+        hooks = (*getattr(self.options, name), *checked_hooks(f"task {self.name!r}", name, fn))
+        self.given = cast("TaskKeywords", {**self.given, name: hooks})
+        self.options = replace(self.options, **cast("Mapping[str, Any]", {name: hooks}))
+        return fn
+
+    # ---------------------------------------------------------------------------------- the rest
+
+    def __reduce__(self) -> Any:
+        name = importable_name(self)
+        if name is not None:
+            return name
+        return _restore, (self._undecorated(), {**self.given, **_for_workers(self.given)})
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}{self.shape.signature}>"
+
+
+def importable_name(thing: Any) -> str | None:
+    """Name under which a module other than ``__main__`` holds the very object, or None."""
+    home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if not isinstance(home, str) or home == "__main__" or not isinstance(name, str):
+        return None
+    found: Any = sys.modules.get(home)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return name if found is thing else None
+
+
+def _for_workers(given: Mapping[str, Any]) -> dict[str, Any]:
+    """In a task that is pickled the driver's part is left behind: it does not run on workers."""
+    driver = ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")
+    return {name: None for name in (*driver, "retry_condition_fn", "setup") if name in given}
+
+
+def _restore(fn: Any, given: Any) -> Task[..., Any]:
+    return Task(fn, given)
+
+
+def _checked_key(task: str, key: Any) -> Any:
+    if key is not None and not callable(key):
+        raise ConfigurationError(f"{task}.map: key must be a function of an item's input, got {key!r}")
+    return key
+
+
+def _checked_window(task: str, window: Any) -> Any:
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise ConfigurationError(
+            f"{task}.map: max_in_flight must be a whole number of at least 1, got {window!r}"
+        )
+    return window
+
+
+@overload
+def task(fn: classmethod[Any, P, R], /, **options: Unpack[TaskKeywords]) -> Task[P, R]: ...
+@overload
+def task(fn: Callable[P, R], /, **options: Unpack[TaskKeywords]) -> Task[P, R]: ...
+@overload
+def task(
+    fn: None = None, /, **options: Unpack[TaskKeywords]
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(fn: Any = None, /, **options: Unpack[TaskKeywords]) -> Any:
+    """Make a function a task; the keywords are documented in `TaskKeywords`.
+
+    Works on functions, async functions, generators and methods; on class and static methods above
+    or (class methods: up to Python 3.12) below their own decorator.
+
+    Raises
+    ------
+    TypeError
+        An unknown keyword; names the nearest known one.
+    ConfigurationError
+        An option that cannot be; names the task and the option.
+
+    Examples
+    --------
+    >>> @task(retries=3, retry_delay_seconds=[1, 10, 60])
+    ... def fetch(url: str) -> bytes: ...
+    """
+    if fn is None:
+        return lambda function: Task(function, options)
+    return Task(fn, options)
+
+
