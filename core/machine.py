@@ -170,6 +170,10 @@ class Node:
     def ended(self) -> bool:
         return self.state in FINAL_NODE
 
+    def counts(self) -> dict[str, int]:
+        """Items by state name."""
+        return self.items.named_counts()
+
     def item_done(self, position: int) -> bool:
         return self.ended or self.items.final(position)
 
