@@ -1,0 +1,31 @@
+"""What every test stands on: an environment of its own, the servers, hypothesis' profiles."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+pytest_plugins = ["servers.s3", "servers.gcs", "servers.postgres", "servers.radosgw"]
+
+# Examples are the same on each CI run, new on each local one, and never kept on disk.
+hypothesis.settings.register_profile("local", deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("local"), derandomize=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+FOREIGN = ("HEADRACE_", "AWS_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_", "DASK_", "RAY_", "PG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the user's settings gets in, nothing of the tests gets into the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+            patch.delenv(name)
+        patch.setenv("HEADRACE_HOME", str(tmp_path_factory.mktemp("headrace-home")))
+        # gcsfs would ask each new bucket for its type over gRPC and TLS, and wait 60 s for an answer.
+        # It reads this at import, in children too.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        yield
