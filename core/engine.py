@@ -154,6 +154,18 @@ class Engine:
         """Whether batches run in the threads that wait."""
         return self.pools["main"].capabilities.caller_runs
 
+    @property
+    def caller_runs(self) -> bool:
+        """See `EngineAPI.caller_runs`."""
+        return self.pools["main"].capabilities.caller_runs
+
+    def begin_attempt(self, attempt: int) -> None:
+        """The flow's function runs again: node keys count anew."""
+        del attempt
+        with self.adding:
+            self.ordinals.clear()
+            self.by_key.clear()
+
     # ------------------------------------------------------------------------- begin, finish
 
     def begin(self) -> None:

@@ -177,6 +177,10 @@ class Node:
     def item_done(self, position: int) -> bool:
         return self.ended or self.items.final(position)
 
+    def counts(self) -> dict[str, int]:
+        """Items by state name."""
+        return self.items.named_counts()
+
 
 FINAL_NODE = frozenset(
     {"Completed", "Cached", "Failed", "TimedOut", "Crashed", "Cancelled", "Skipped"}
