@@ -56,8 +56,10 @@ from .machine import (
 from .outcomes import exception_of, name_of, node_message, state_name
 from .packing import Dependency, dependency_of, pack
 from .notes import Notes
+from .registry import open_display
 from .retries import delay_of, may_retry
 from .scribe import Scribe
+from .showing import Show
 from .states import State, type_of_name
 from .task_hooks import TaskHooks
 from .views import Views, failures_table, graph_of
@@ -119,6 +121,7 @@ class Engine:
         self.dispatcher = Dispatcher(self)
         self.hooks = TaskHooks(self)
         self.views = Views(self)
+        self.show: Show | None = None
         self.thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
 
     @classmethod
@@ -181,6 +184,11 @@ class Engine:
             self.scribe.note(event)
         self.scribe.start()
         self.thread.start()
+        if self.info.flow is not None and self.info.parent is None:
+            display = open_display(self.settings.display)
+            if display is not None:
+                self.show = Show(display, self.view)
+                self.show.start()
 
     def begin_attempt(self, attempt: int) -> None:
         """The flow's function runs again: node keys count anew, marked with the attempt."""
@@ -200,6 +208,8 @@ class Engine:
             self.hooks.close()
             self.pools["caller"].close()
             self.state_name = state.name
+            if self.show is not None:
+                self.show.close()
             for event in self.notes.ended(state):
                 self.scribe.note(event)
             self.scribe.close()

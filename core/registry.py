@@ -16,12 +16,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .errors import ConfigurationError, MissingExtraError
-from .interfaces import Executor, History, Store
+from .interfaces import Display, Executor, History, Store
 from .nearmiss import near
 
 EXECUTORS = "headrace.executors"
 STORES = "headrace.stores"
 HISTORIES = "headrace.histories"
+DISPLAYS = "headrace.displays"
 
 _HERE = __name__.rpartition(".core.")[0]
 
@@ -38,6 +39,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "sqlite": f"{_HERE}.history.sql:SqlHistory",
         "postgresql": f"{_HERE}.history.sql:SqlHistory",
     },
+    DISPLAYS: {"*": f"{_HERE}.display.choose:choose"},
 }
 
 
@@ -131,6 +133,20 @@ def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> St
     assert point is not None, "the general store is built in"
     opened: Callable[[str, Mapping[str, Any]], Store] = _load(point)
     return opened(url, options or {})
+
+
+def open_display(setting: str) -> Display | None:
+    """The display that a setting names, for one run; None where nothing is to be shown.
+
+    Raises
+    ------
+    ConfigurationError
+        No such display.
+    """
+    point = _third_party(DISPLAYS).get(setting) or _find(DISPLAYS, "*")
+    assert point is not None, "the general display is built in"
+    chosen: Callable[[str], Display | None] = _load(point)
+    return chosen(setting)
 
 
 _histories: dict[str, History] = {}
