@@ -216,8 +216,6 @@ def _raise_in(ident: int, error: type[BaseException]) -> None:
 
 def _body(name: str) -> Callable[..., None]:
     module, _, function = name.partition(":")
-    if module.startswith("headrace."):
-        module = __name__.partition(".")[0] + module.removeprefix("headrace")
     return getattr(import_module(module), function)
 
 

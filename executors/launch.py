@@ -63,6 +63,8 @@ class Launch:
         The interpreter to run, as the spawned side names it.
     environment
         Variables beside, or instead of, this process's own.
+    without
+        Beginnings of the names of variables that children shall not see.
     setup
         What the child is told first.
     shared_marks
@@ -74,6 +76,7 @@ class Launch:
     spawn: Spawn = spawn_locally
     python: str = field(default_factory=lambda: sys.executable)
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    without: tuple[str, ...] = ()
     setup: Setup = field(default_factory=lambda: here())
     shared_marks: bool = True
     local: bool = True
@@ -86,9 +89,10 @@ class Launch:
             arguments += ["--marks", shared.path]
         if not self.local:
             arguments += ["--libraries"]
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(max(1, threads)))}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(self.without)}
+        environment.update(dict.fromkeys(_THREAD_VARIABLES, str(max(1, threads))))
         environment.update(self.environment)
-        environment["PYTHONPATH"] = _path_to_package(environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = path_to_package(environment.get("PYTHONPATH", ""))
         try:
             popen = self.spawn(arguments, environment)
         except OSError:
@@ -107,7 +111,7 @@ class Launch:
             return ""
         command = [self.python, "-c", f"import {_PACKAGE}.executors.child"]
         environment = {**os.environ, **self.environment}
-        environment["PYTHONPATH"] = _path_to_package(environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = path_to_package(environment.get("PYTHONPATH", ""))
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=20, check=False
@@ -132,7 +136,7 @@ def _interpreter_flags() -> list[str]:
     return [flag for flag in flags if flag not in ("-i", "-I", "-E", "-P")] + ["-P"]
 
 
-def _path_to_package(path: str) -> str:
+def path_to_package(path: str) -> str:
     """PYTHONPATH under which the child finds this package, whatever the working directory is."""
     file = sys.modules[_PACKAGE].__file__ or __file__
     root = str(Path(file).parent.parent)

@@ -92,7 +92,8 @@ class ChildSlot:
             payload = pickle.dumps(replace(run.batch, live=()), 5)
         except Exception as error:  # whatever a store's pickling raises
             raise UnpicklableError(f"batch {run.batch.id} cannot travel: {error}") from error
-        for _ in range(2):
+        for _ in range(3):
+            warm = self._process
             process = self._ready(run)
             if process is None:
                 return End(Outcome.KILLED if run.asked == 2 else Outcome.RECALLED)  # noqa: PLR2004
@@ -102,6 +103,9 @@ class ChildSlot:
             if end is None:  # its modules have changed: a fresh child
                 run.stale = False
                 self._stop(run.batch.grace_seconds)
+                continue
+            if end.outcome is Outcome.DIED and process is warm and not run.heard and not run.started:
+                self._stop(0.0)  # it was dying before the batch came
                 continue
             self._items += run.started
             if process.ended:
@@ -188,6 +192,7 @@ class _Run:
         self.process: Process | None = None
         self.begun = False
         self.stale = False
+        self.heard = False
         self.started = 0
         self.done: list[Positions] = []
         self.killed: tuple[Outcome, str] | None = None
@@ -253,6 +258,7 @@ class _Run:
             report: Report = rest[0]
             if (report.run_id, report.batch) != (self.batch.run_id, self.batch.id):
                 return None  # the last words of an earlier batch
+            self.heard = True
             self.done += autopsy.settled(self.batch, report)
             self.started = max(self.started, report.started)
             if report.end is not None:

@@ -23,10 +23,11 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 PROTOCOL = 1
+BODY = "headrace.core.worker:run_batch"
 _HEADER = struct.Struct("<Q")
 
 
@@ -62,7 +63,8 @@ class Setup:
     node: str = ""
     grace_seconds: float = 5.0
     """How long the running item may go on when the supervisor has vanished."""
-    body: str = "headrace.core.worker:run_batch"
+    body: str = field(default_factory=lambda: BODY)
+    """``module:function`` that runs a batch."""
 
 
 def pack(message: tuple[Any, ...]) -> bytes:

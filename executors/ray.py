@@ -1,0 +1,175 @@
+"""Batches on a Ray cluster: one actor per slot, which keeps a child process of headrace's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from ..core.errors import ExecutorError, MissingExtraError, VersionMismatchError
+from ..core.interfaces import Capabilities
+from .capacity import cores
+from .launch import path_to_package
+from .pool import QueuePool
+from .wire import versions
+
+_REACH_SECONDS = 20.0
+_STORE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """Runs batches on Ray.
+
+    Parameters
+    ----------
+    address
+        Of a running cluster (``"host:port"``, ``"auto"``, ``"ray://host:port"``). Default: start a
+        Ray on this machine, and end it with the pool.
+    num_cpus
+        Of a Ray that is started here. Default: the cores that this process may use.
+    init_kwargs
+        More arguments of ``ray.init``.
+    idle_seconds
+        An actor that had nothing to do for so long gives its resources back.
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+    init_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    idle_seconds: float = 60.0
+
+    @property
+    def name(self) -> str:
+        return "ray"
+
+    def key(self) -> Hashable:
+        return "ray", self.address, self.num_cpus, repr(sorted(self.init_kwargs.items()))
+
+    def open(self) -> QueuePool:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if self.address is None:  # a cluster that others started has its own mode
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtraError(
+                'the ray executor needs Ray: pip install "headrace[ray]"'
+            ) from error
+        from .ray_slots import RayRunner
+
+        if self.address is not None and not ray.is_initialized():
+            _probe(self.address)
+        _keeper.acquire(self._options(), self.address or "this machine")
+        try:
+            runner = RayRunner(versions(libraries=True), self.idle_seconds, _keeper.release)
+        except BaseException:
+            _keeper.release()
+            raise
+        pool = QueuePool(self.name, runner.capacity, runner, Capabilities())
+        runner.watch(pool)
+        return pool
+
+    def _options(self) -> dict[str, Any]:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self.address is not None:
+            return {**quiet, "address": self.address, **self.init_kwargs}
+        return {
+            **quiet,
+            "include_dashboard": False,
+            "num_cpus": self.num_cpus or cores(),
+            "object_store_memory": _STORE_BYTES,
+            **self.init_kwargs,
+        }
+
+
+def _probe(address: str) -> None:
+    """Fail early where nobody listens: ``ray.init`` would wait for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ExecutorError(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+class _Keeper:
+    """Starts Ray for the pools of this process, and ends it with the last of them.
+
+    Ray's processes end when the thread that started them does, so a thread is kept for that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+
+    def acquire(self, options: dict[str, Any], where: str) -> None:
+        """Start Ray, unless it runs in this process already."""
+        import ray
+
+        with self._lock:
+            if not ray.is_initialized():
+                self._start(options, where)
+            self._users += 1
+
+    def release(self) -> None:
+        """End Ray if it was started here and nobody uses it any more."""
+        with self._lock:
+            self._users -= 1
+            if self._users or self._thread is None:
+                return
+            self._over.set()
+            self._thread.join()
+            self._thread = None
+
+    def _start(self, options: dict[str, Any], where: str) -> None:
+        started: SimpleQueue[Exception | None] = SimpleQueue()
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=_keep, args=(options, started, self._over), name="headrace-ray", daemon=True
+        )
+        self._thread.start()
+        error = started.get()
+        if error is None:
+            return
+        self._thread.join()
+        self._thread = None
+        words = " ".join(str(error).split())
+        if "ersion mismatch" in words:
+            raise VersionMismatchError(f"the Ray on {where} does not fit: {words}") from error
+        raise ExecutorError(
+            f"Ray on {where} cannot be used: {words} (A cluster with token authentication needs"
+            " RAY_AUTH_MODE=token on every side.)"
+        ) from error
+
+
+def _keep(
+    options: dict[str, Any], started: SimpleQueue[Exception | None], over: threading.Event
+) -> None:
+    import ray
+
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = path_to_package(path or "")  # for the workers it starts
+    try:
+        ray.init(**options)
+    except Exception as error:  # noqa: BLE001 - many kinds, some of them bare; told over there
+        started.put(error)
+        return
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    started.put(None)
+    over.wait()
+    ray.shutdown()
+
+
+_keeper = _Keeper()
