@@ -77,7 +77,7 @@ class Views:
 
 def graph_of(engine: Engine) -> Graph:
     """The run's graph with the nodes' states."""
-    from .graph import Edge, Graph, GraphNode
+    from .graph import Graph, GraphEdge, GraphNode
 
     nodes = [
         GraphNode(
@@ -87,7 +87,7 @@ def graph_of(engine: Engine) -> Graph:
         for n in list(engine.nodes)
     ]
     edges = [
-        Edge(source, node.id, kind)
+        GraphEdge(source, node.id, kind)
         for node, upstream in list(engine.notes.edges.items())
         for source, kind in upstream
     ]
