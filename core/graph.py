@@ -297,6 +297,8 @@ def _bar(node: GraphNode, colour: str) -> str:
     ground = COLOURS["Pending"]
     parts = [f'<rect x="12" y="53" width="{room}" height="5" rx="2.5" fill="{ground}"/>']
     shown = [(state, n) for state, n in node.counts.items() if n > 0 and state != "Pending"]
+    if node.mapped and node.total is None and node.state in ("Running", "Pending"):
+        shown = []  # a bar would claim to know the total
     shown.sort(key=lambda pair: list(COLOURS).index(pair[0]) if pair[0] in COLOURS else 99)
     if not shown and not node.mapped and node.state != "Pending":
         shown, whole = [(node.state, 1)], 1
