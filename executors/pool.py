@@ -52,6 +52,8 @@ class QueuePool:
         What runs them.
     capabilities
         What the engine may count on.
+    fits
+        How often a need fits at a time, where that does not follow from the capacity alone.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class QueuePool:
         capacity: Callable[[], Capacity],
         runner: Runner,
         capabilities: Capabilities,
+        fits: Callable[[Resources], int] | None = None,
     ) -> None:
         self._name, self._capacity, self._runner = name, capacity, runner
         self._capabilities = capabilities
+        self._fits = fits or (lambda need: self._capacity().fits(need, name))
         self._ledger = Ledger()
         self._lock = threading.Lock()
         self._queue: deque[tuple[Batch, Sink]] = deque()
@@ -77,7 +81,7 @@ class QueuePool:
         return self._capabilities
 
     def slots(self, need: Resources) -> int:
-        return self._capacity().fits(need, self._name)
+        return self._fits(need)
 
     def submit(self, batch: Batch, sink: Sink) -> None:
         self.slots(batch.resources)

@@ -1,0 +1,113 @@
+"""Batches on a Dask cluster: a depot in each worker, and child processes of headrace's own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
+from ..core.interfaces import Capabilities
+from .capacity import cores
+from .pool import QueuePool
+from .wire import versions
+
+_REACH_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class DaskExecutor:
+    """Runs batches on Dask.
+
+    Parameters
+    ----------
+    address
+        Of a running scheduler. Default: a cluster within this process, whose workers supervise
+        child processes as all others do; it ends with the pool.
+    cluster
+        A cluster object (``LocalCluster``, ``KubeCluster``, ...); it is used, and not closed.
+    n_workers
+        Workers of our own cluster, one thread each. Default: one worker, a thread per core.
+    adapt
+        ``dict(minimum=..., maximum=...)``: scale our own cluster, or the cluster object, by need.
+    client_kwargs
+        More arguments of ``distributed.Client``, such as ``security``.
+    idle_seconds
+        After so long without work, the workers' threads are given back to others.
+    """
+
+    address: str | None = None
+    cluster: Any = None
+    n_workers: int | None = None
+    adapt: Mapping[str, int] | None = None
+    client_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    idle_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.address is not None and self.cluster is not None:
+            raise ConfigurationError("give DaskExecutor an address or a cluster, not both")
+        if self.address is not None and (self.adapt or self.n_workers):
+            raise ConfigurationError("n_workers and adapt are for a cluster that is not at an address")
+
+    @property
+    def name(self) -> str:
+        return "dask"
+
+    def key(self) -> Hashable:
+        adapt = tuple(sorted((self.adapt or {}).items()))
+        return "dask", self.address, id(self.cluster), self.n_workers, adapt, repr(self.client_kwargs)
+
+    def open(self) -> QueuePool:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MissingExtraError(
+                'the dask executor needs Dask: pip install "headrace[dask]"'
+            ) from error
+        from .dask_slots import DaskRunner
+
+        with contextlib.ExitStack() as undo:
+            cluster = self._cluster(undo)
+            target = self.address if cluster is None else cluster
+            options = {"set_as_default": False, "timeout": _REACH_SECONDS, **self.client_kwargs}
+            try:
+                client = Client(target, **options)
+            except (OSError, TimeoutError, ValueError) as error:
+                where = self.address or "its cluster object"
+                raise ExecutorError(f"no Dask scheduler answers at {where}: {error}") from error
+            undo.callback(_close_client, client)
+            ending = undo.pop_all()
+        try:
+            runner = DaskRunner(client, versions(libraries=True), self.idle_seconds, ending.close)
+        except BaseException:
+            ending.close()
+            raise
+        pool = QueuePool(self.name, runner.capacity, runner, Capabilities(), runner.fits)
+        runner.on_change(pool.refresh)
+        return pool
+
+    def _cluster(self, undo: contextlib.ExitStack) -> Any:
+        if self.address is not None:
+            return None
+        cluster = self.cluster
+        if cluster is None:
+            from distributed import LocalCluster
+
+            adaptive = self.adapt is not None
+            cluster = LocalCluster(
+                n_workers=0 if adaptive else self.n_workers or 1,
+                threads_per_worker=1 if adaptive or self.n_workers else cores(),
+                processes=False,
+                dashboard_address=":0",
+                memory_limit=0,
+            )
+            undo.callback(cluster.close)
+        if self.adapt is not None:
+            cluster.adapt(**self.adapt)
+        return cluster
+
+
+def _close_client(client: Any) -> None:
+    with contextlib.suppress(OSError, TimeoutError):  # the scheduler may be gone already
+        client.close(timeout=5)
