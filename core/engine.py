@@ -53,7 +53,7 @@ from .machine import (
     Open,
     Submit,
 )
-from .outcomes import exception_of, name_of, node_message, state_name
+from .outcomes import exception_of, item_message, name_of, node_message, state_name
 from .packing import Dependency, dependency_of, pack
 from .notes import Notes
 from .registry import open_display
@@ -373,7 +373,7 @@ class Engine:
         run = f"{self.run_id}/{node.key}" + ("" if position is None else f"/{position}")
         name = node.state if position is None else state_name(node, position)
         kind = type_of_name(name)
-        message = node_message(node) if position is None or node.single else ""
+        message = node_message(node) if position is None else item_message(node, position)
         loader: Callable[[], Any] | None = None
         if name in ("Completed", "Cached"):
             loader = (

@@ -62,6 +62,14 @@ def from_failure(failure: Failure, name: str) -> BaseException:
     return error
 
 
+def item_message(node: Node, position: int) -> str:
+    """One sentence on how an item stands."""
+    failure = node.failures.get(position)
+    if failure is not None:
+        return f"{failure.type_name}: {failure.message}"
+    return node.cause if state_name(node, position) in ("Skipped", "Cancelled") else ""
+
+
 def node_message(node: Node) -> str:
     """One sentence on how a node stands."""
     if node.error is not None:
@@ -72,5 +80,4 @@ def node_message(node: Node) -> str:
         return f"{bad} of {node.items.size} items failed"
     if node.state in ("Skipped", "Cancelled"):
         return node.cause
-    failure = node.failures.get(0) if node.single else None
-    return f"{failure.type_name}: {failure.message}" if failure is not None else ""
+    return item_message(node, 0) if node.single else ""

@@ -67,7 +67,7 @@ class _Packer(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, allow_failure):
             dependency = dependency_of(obj.value, allow_failure=True)
-            return _identity, (obj.value,) if dependency is None else self._placeholder(dependency)
+            return self._placeholder(dependency) if dependency else (_identity, (obj.value,))
         if isinstance(obj, (unmapped, quote)):
             return _identity, (obj.value,)
         if isinstance(obj, _Whole):
