@@ -53,8 +53,7 @@ def form_of(annotation: Any) -> str | None:
         found = (form_of(member) for member in typing.get_args(annotation))
         return next((form for form in found if form is not None), None)
     if origin in (list, typing.Sequence) or (
-        origin is not None
-        and getattr(origin, "__name__", "") in ("Sequence", "Iterable")
+        origin is not None and getattr(origin, "__name__", "") in ("Sequence", "Iterable")
     ):
         inner = typing.get_args(annotation)
         return "rows" if inner and _is_dict(inner[0]) else None
@@ -135,11 +134,7 @@ def convert(source: Any, wanted: str) -> Any:
         return (
             source
             if not isinstance(source, (pa.Table, pa.RecordBatchReader))
-            else (
-                dataset_of_table(
-                    source if isinstance(source, pa.Table) else source.read_all()
-                )
-            )
+            else (dataset_of_table(source if isinstance(source, pa.Table) else source.read_all()))
         )
     if wanted == "reader":
         if isinstance(source, pa.RecordBatchReader):
@@ -157,9 +152,7 @@ def _one_batch(table: Any) -> Any:
     import pyarrow as pa
 
     batches = table.combine_chunks().to_batches()
-    return (
-        batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
-    )
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
 def _polars(table: Any) -> Any:
@@ -222,8 +215,7 @@ def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> Ref
     every = np.concatenate(where)
     if manifest.winners:
         wins = [
-            np.isin(held, unpacked(won))
-            for held, won in zip(where, manifest.winners, strict=True)
+            np.isin(held, unpacked(won)) for held, won in zip(where, manifest.winners, strict=True)
         ]
         kept = np.flatnonzero(np.concatenate(wins))
         chosen = kept[np.argsort(every[kept], kind="stable")]

@@ -22,9 +22,7 @@ def conform(table: Any, schema: Any) -> Any:
     names = set(table.column_names)
     for name in schema.names:
         if name not in names:
-            raise UnstorableError(
-                f"column {name!r} of the task's schema is missing in its table"
-            )
+            raise UnstorableError(f"column {name!r} of the task's schema is missing in its table")
     for name in table.column_names:
         if name not in schema.names:
             raise UnstorableError(f"column {name!r} is not in the task's schema")
@@ -32,11 +30,7 @@ def conform(table: Any, schema: Any) -> Any:
     for field in schema:
         column = table.column(field.name)
         try:
-            column = (
-                column
-                if column.type == field.type
-                else column.cast(field.type, safe=True)
-            )
+            column = column if column.type == field.type else column.cast(field.type, safe=True)
         except pa.ArrowException as error:
             raise UnstorableError(
                 f"column {field.name!r} is {table.schema.field(field.name).type}, and the task's "

@@ -50,9 +50,7 @@ class Draft:
 
     @property
     def bytes(self) -> int:
-        return int(
-            self.spooled.bytes if self.spooled is not None else self.table.nbytes
-        )
+        return int(self.spooled.bytes if self.spooled is not None else self.table.nbytes)
 
 
 def _split(flat: Flat, width: int = 1) -> tuple[Any, Any, Any, list[list[Any]]]:
@@ -93,9 +91,7 @@ def scalar_drafts(pending: Flat) -> Iterator[Draft]:
         yield from _one_type(cls, where[chosen], started[chosen], ended[chosen], picked)
 
 
-def _one_type(
-    cls: type, where: Any, started: Any, ended: Any, values: Any
-) -> Iterator[Draft]:
+def _one_type(cls: type, where: Any, started: Any, ended: Any, values: Any) -> Iterator[Draft]:
     form = SCALARS[cls]
     try:
         array = array_of(form, values)
@@ -141,9 +137,7 @@ def value_drafts(form: Form, pending: Flat) -> Iterator[Draft]:
             yield from _each_form("value", *times, frozen)
             continue
         kind = "pickled" if form.restore == PICKLE else "value"
-        yield Draft(
-            kind, ItemTable.of(*times, 1), _value_table(form, array), (form.restore,)
-        )
+        yield Draft(kind, ItemTable.of(*times, 1), _value_table(form, array), (form.restore,))
 
 
 def _bounded(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -190,9 +184,7 @@ def row_drafts(
                 *((g.positions, g.started, g.ended) for g in bundle.groups), strict=True
             )
         ]
-        items = ItemTable.of(
-            joined[0], joined[1], joined[2], 1, row_shapes=frozen.row_shapes
-        )
+        items = ItemTable.of(joined[0], joined[1], joined[2], 1, row_shapes=frozen.row_shapes)
         firsts: dict[Keys, int] = {}
         for group in bundle.groups:
             first = int(group.positions[0])
@@ -243,9 +235,7 @@ def refrozen(form: Form, payload: Any) -> tuple[Form, Any]:
     return freeze(tuple(payload) if form.restore == "tuple" else payload)
 
 
-def _row_draft(
-    kind: str, frozen: FrozenRows, items: ItemTable, firsts: Sequence[int]
-) -> Draft:
+def _row_draft(kind: str, frozen: FrozenRows, items: ItemTable, firsts: Sequence[int]) -> Draft:
     return Draft(
         kind,
         items,
@@ -322,7 +312,5 @@ def _row_counts(counts: list[int]) -> int | Any:
 def with_ids(drafts: Iterable[Draft], id_of: Callable[[int], Any]) -> Iterator[Draft]:
     """The drafts with the ids of their items."""
     for draft in drafts:
-        draft.items.ids = [
-            str(id_of(position)) for position in draft.items.positions.tolist()
-        ]
+        draft.items.ids = [str(id_of(position)) for position in draft.items.positions.tolist()]
         yield draft

@@ -28,8 +28,8 @@ from .forms import SCALARS, Form, pickled, sketch
 from .itemtables import Header
 from .objects import Objects
 from .partitions import checksum_of, choose_format, encode_partition, part_path
-from .rowforms import freeze_rows, is_row
 from .receipts import receipt_from
+from .rowforms import freeze_rows, is_row
 from .tables import freeze_table
 
 _FIXED = frozenset({int, float, bool, type(None)})
@@ -133,9 +133,7 @@ class ArrowEncoder:
         self._shapes[key] = Shape(keys, forms, texts, [], 64 + 16 * len(keys))
         return True
 
-    def _add_dict(
-        self, position: int, value: dict[Any, Any], start: int, end: int
-    ) -> None:
+    def _add_dict(self, position: int, value: dict[Any, Any], start: int, end: int) -> None:
         if not is_row(value):
             self._add_value(position, value, start, end, as_pickle=True)
             return
@@ -150,9 +148,7 @@ class ArrowEncoder:
         if type(value) is list and all(map(is_row, value)):
             frozen = freeze_rows(value)
             if frozen is not None:
-                self._added += 64 + sum(
-                    [column.nbytes for column in frozen.columns.values()]
-                )
+                self._added += 64 + sum([column.nbytes for column in frozen.columns.values()])
                 self._lists.extend((position, start, end, frozen))
                 return
         table = freeze_table(value)
@@ -202,9 +198,7 @@ class ArrowEncoder:
 
     # ---------------------------------------------------------------------------------- flush
 
-    def flush(
-        self, *, inputs: Callable[[int], Any] | None = None
-    ) -> tuple[Receipt, ...]:
+    def flush(self, *, inputs: Callable[[int], Any] | None = None) -> tuple[Receipt, ...]:
         """Commit what was added so far. See `core.interfaces.Encoder.flush`.
 
         ``inputs`` gives the id of the item at a position, to be kept in the partition.
@@ -230,15 +224,12 @@ class ArrowEncoder:
         self._move([self._scalars], lambda chunks: scalar_drafts(chunks[0]), inputs)
         known = [shape for shape in list(self._shapes.values()) if shape is not None]
         groups = [(shape.keys, shape.forms, shape.pending) for shape in known]
-        groups += [
-            (keys, forms, rows) for (keys, forms), rows in list(self._rows.items())
-        ]
+        groups += [(keys, forms, rows) for (keys, forms), rows in list(self._rows.items())]
         groups = [group for group in groups if group[2]]
         self._move(
             [group[2] for group in groups],
             lambda chunks: row_drafts(
-                (keys, forms, chunk)
-                for (keys, forms, _), chunk in zip(groups, chunks, strict=True)
+                (keys, forms, chunk) for (keys, forms, _), chunk in zip(groups, chunks, strict=True)
             ),
             inputs,
         )
@@ -267,9 +258,7 @@ class ArrowEncoder:
         if not any(chunks):
             return
         drafts = make(chunks)
-        self._outbox.extend(
-            list(drafts if inputs is None else with_ids(drafts, inputs))
-        )
+        self._outbox.extend(list(drafts if inputs is None else with_ids(drafts, inputs)))
         for source, chunk in zip(sources, chunks, strict=True):
             del source[: len(chunk)]
 
@@ -281,9 +270,7 @@ class ArrowEncoder:
             part, inline = self._put(draft)
         self._number += 1
         common = self._header
-        return receipt_from(
-            common.node, common.batch, common.attempt, part, draft.items, inline
-        )
+        return receipt_from(common.node, common.batch, common.attempt, part, draft.items, inline)
 
     def _put(self, draft: Draft) -> tuple[Part, bytes | None]:
         table, items = draft.table, draft.items

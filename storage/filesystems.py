@@ -36,9 +36,7 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
             "s3://, gs://, or any scheme that fsspec knows"
         )
     try:
-        filesystem, _ = url_to_fs(
-            location.source, use_listings_cache=False, **reveal(options)
-        )
+        filesystem, _ = url_to_fs(location.source, use_listings_cache=False, **reveal(options))
     except ImportError as error:
         raise MissingExtraError(_missing(scheme, location.url, error)) from error
     except (TypeError, ValueError) as error:

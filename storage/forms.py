@@ -66,9 +66,7 @@ SCALARS: dict[type, Form] = {
 `array_of` refuses (ints beyond 64 bits, lone surrogates)."""
 
 _LISTS = {cls: Form(pa.list_(form.type), raw=True) for cls, form in SCALARS.items()}
-_TUPLES = {
-    cls: Form(pa.list_(form.type), "tuple", raw=True) for cls, form in SCALARS.items()
-}
+_TUPLES = {cls: Form(pa.list_(form.type), "tuple", raw=True) for cls, form in SCALARS.items()}
 _DEEP = frozenset({list, dict, datetime, date, time, timedelta, Decimal})
 _structs: dict[Any, Form | None] = {}
 ARRAYS = (pa.Array, pa.ChunkedArray)
@@ -202,11 +200,7 @@ def _dict(value: dict[Any, Any]) -> tuple[Form, Any] | None:
 
 def _tuple(value: tuple[Any, ...]) -> tuple[Form, Any] | None:
     frozen = _flat(list(value), list(value), _flat_form(value, _TUPLES))
-    return (
-        None
-        if frozen is None
-        else (Form(frozen[0].type, "tuple", frozen[0].raw), frozen[1])
-    )
+    return None if frozen is None else (Form(frozen[0].type, "tuple", frozen[0].raw), frozen[1])
 
 
 def _flat(value: Any, copy: Any, form: Form | None) -> tuple[Form, Any] | None:
@@ -275,11 +269,7 @@ def exactly_equal(a: Any, b: Any) -> bool:
     if cls is not type(b):
         return False
     if cls is float:
-        return (
-            a == b
-            and (a != 0 or struct.pack("d", a) == struct.pack("d", b))
-            or _same_nan(a, b)
-        )
+        return a == b and (a != 0 or struct.pack("d", a) == struct.pack("d", b)) or _same_nan(a, b)
     if cls is list:
         return len(a) == len(b) and all(map(exactly_equal, a, b))
     if cls is dict:
@@ -338,9 +328,7 @@ def _restore_pickle(array: Any, argument: str, where: str) -> list[Any]:
 
 
 def _restore_utc(array: Any, argument: str, where: str) -> list[Any]:
-    return [
-        None if v is None else v.replace(tzinfo=timezone.utc) for v in array.to_pylist()
-    ]
+    return [None if v is None else v.replace(tzinfo=timezone.utc) for v in array.to_pylist()]
 
 
 def _restore_tuple(array: Any, argument: str, where: str) -> list[Any]:
@@ -354,8 +342,7 @@ def _restore_scalar(array: Any, argument: str, where: str) -> list[Any]:
 
 def _restore_npy(array: Any, argument: str, where: str) -> list[Any]:
     return [
-        None if d is None else np.load(io.BytesIO(d), allow_pickle=False)
-        for d in array.to_pylist()
+        None if d is None else np.load(io.BytesIO(d), allow_pickle=False) for d in array.to_pylist()
     ]
 
 
@@ -382,11 +369,7 @@ def _lists(array: Any) -> Iterator[Any]:
         valid = chunk.is_valid().to_pylist()
         for i, there in enumerate(valid):
             first = int(offsets[i])
-            yield (
-                chunk.values.slice(first, int(offsets[i + 1]) - first)
-                if there
-                else None
-            )
+            yield (chunk.values.slice(first, int(offsets[i + 1]) - first) if there else None)
 
 
 def _numpy(item: Any, dtype: np.dtype[Any]) -> Any:
@@ -424,9 +407,7 @@ def merged_type(a: Any, b: Any) -> Any | None:
         children = [merged_type(f.type, g.type) for f, g in zip(a, b, strict=True)]
         if any(child is None for child in children):
             return None
-        return pa.struct(
-            [pa.field(f.name, c) for f, c in zip(a, children, strict=True)]
-        )
+        return pa.struct([pa.field(f.name, c) for f, c in zip(a, children, strict=True)])
     return None
 
 

@@ -46,11 +46,7 @@ class ItemTable:
 
     @property
     def total_rows(self) -> int:
-        return (
-            self.rows * len(self)
-            if isinstance(self.rows, int)
-            else int(self.rows.sum())
-        )
+        return self.rows * len(self) if isinstance(self.rows, int) else int(self.rows.sum())
 
     @staticmethod
     def of(
@@ -104,9 +100,7 @@ class Header:
             raw["restores"] = tuple(raw["restores"])
             raw["shapes"] = tuple(tuple(keys) for keys in raw["shapes"])
             raw["firsts"] = tuple(raw["firsts"])
-            return Header(
-                **{name: raw[name] for name in Header.__slots__ if name in raw}
-            )
+            return Header(**{name: raw[name] for name in Header.__slots__ if name in raw})
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedPartitionError(
                 f"{where} has no readable headrace header: {error}"
@@ -160,9 +154,7 @@ def pack_items(items: ItemTable) -> str:
         "ids": items.ids,
     }
     text = json.dumps(head).encode()
-    raw = b"".join(
-        [len(text).to_bytes(4, "little"), text, *map(_shuffled, arrays.values())]
-    )
+    raw = b"".join([len(text).to_bytes(4, "little"), text, *map(_shuffled, arrays.values())])
     body = pa.compress(raw, codec="zstd", asbytes=True)
     return base64.b64encode(len(raw).to_bytes(8, "little") + body).decode()
 
@@ -171,22 +163,16 @@ def unpack_items(text: bytes, where: str) -> ItemTable:
     """The inverse. Raises `DamagedPartitionError`."""
     try:
         data = base64.b64decode(text)
-        raw = pa.decompress(
-            data[8:], int.from_bytes(data[:8], "little"), "zstd", asbytes=True
-        )
+        raw = pa.decompress(data[8:], int.from_bytes(data[:8], "little"), "zstd", asbytes=True)
         length = int.from_bytes(raw[:4], "little")
         head = json.loads(raw[4 : 4 + length])
         arrays = _split(raw[4 + length :], head["arrays"])
     except (ValueError, KeyError, pa.ArrowException) as error:
-        raise DamagedPartitionError(
-            f"{where} has no readable table of items: {error}"
-        ) from error
+        raise DamagedPartitionError(f"{where} has no readable table of items: {error}") from error
     runs = arrays["runs"].reshape(-1, 2)
     spans = [np.arange(a, b, dtype=np.int64) for a, b in runs.tolist()]
     positions = np.concatenate(spans) if spans else np.empty(0, np.int64)
-    started = (
-        np.concatenate((arrays["first"], arrays["gaps"])).astype(np.int64).cumsum()
-    )
+    started = np.concatenate((arrays["first"], arrays["gaps"])).astype(np.int64).cumsum()
     rows: int | Any = head["rows"]
     if rows is None:
         rows = arrays["rows"].astype(np.int64)
@@ -215,9 +201,7 @@ def _shuffled(values: Any) -> bytes:
     """The bytes of an array, first all first bytes, then all second ones: they compress better."""
     plain = np.ascontiguousarray(values)
     return (
-        plain.view(np.uint8).reshape(len(plain), plain.itemsize).T.tobytes()
-        if len(plain)
-        else b""
+        plain.view(np.uint8).reshape(len(plain), plain.itemsize).T.tobytes() if len(plain) else b""
     )
 
 
@@ -232,8 +216,6 @@ def _split(raw: bytes, arrays: Sequence[tuple[str, str, int]]) -> dict[str, Any]
             raise ValueError(f"{name} is cut off")
         at += size
         out[name] = (
-            np.ascontiguousarray(block.reshape(dtype.itemsize, length).T)
-            .view(dtype)
-            .reshape(-1)
+            np.ascontiguousarray(block.reshape(dtype.itemsize, length).T).view(dtype).reshape(-1)
         )
     return out

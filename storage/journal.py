@@ -39,9 +39,7 @@ def segment_path(number: int) -> str:
 class SegmentJournal:
     """`core.interfaces.Journal` over numbered objects. One writer; any number of readers."""
 
-    def __init__(
-        self, objects: Objects, *, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, objects: Objects, *, clock: Callable[[], float] = time.time) -> None:
         self._objects = objects
         self._clock = clock
         self._writer = os.urandom(8).hex()
@@ -79,9 +77,7 @@ class SegmentJournal:
         """All records so far, in order; a concurrent writer does no harm."""
         return self._read_from(1)[1]
 
-    def _put(
-        self, number: int, records: Sequence[Mapping[str, Any]], *, takeover: bool
-    ) -> None:
+    def _put(self, number: int, records: Sequence[Mapping[str, Any]], *, takeover: bool) -> None:
         head = {
             "segment": number,
             "writer": self._writer,
@@ -100,13 +96,13 @@ class SegmentJournal:
     def _who(self, number: int) -> str:
         """The sentence for whoever lost the run."""
         try:
-            head = json.loads(
-                self._objects.read(segment_path(number)).split(b"\n", 1)[0]
-            )
+            head = json.loads(self._objects.read(segment_path(number)).split(b"\n", 1)[0])
             other = f"process {head['pid']} on {head['host']}"
         except (StorageError, ValueError, KeyError):
             other = "another driver"
-        return f"the run in {self._objects.location.url} was taken over by {other}; this driver stops"
+        return (
+            f"the run in {self._objects.location.url} was taken over by {other}; this driver stops"
+        )
 
     def _read_from(self, first: int) -> tuple[int, list[Mapping[str, Any]]]:
         """The number behind the last segment, and the records from ``first`` on."""
@@ -130,9 +126,7 @@ class SegmentJournal:
         try:
             lines = self._objects.read(path).split(b"\n")
         except NotFoundError:
-            _logger.warning(
-                "%s is missing: its records are lost", self._objects.url_of(path)
-            )
+            _logger.warning("%s is missing: its records are lost", self._objects.url_of(path))
             return []
         records: list[Mapping[str, Any]] = []
         for place, line in enumerate(lines):
@@ -141,9 +135,7 @@ class SegmentJournal:
             try:
                 record = json.loads(line)
             except ValueError:
-                _logger.warning(
-                    "%s: line %d is damaged", self._objects.url_of(path), place + 1
-                )
+                _logger.warning("%s: line %d is damaged", self._objects.url_of(path), place + 1)
                 continue
             if place and isinstance(record, dict):
                 records.append(record)

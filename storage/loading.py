@@ -42,6 +42,7 @@ class OpenPart:
             )
         self._reader = PartitionReader(data, part.format, where)
         self.header = self._reader.header
+        self.schema = self._reader.schema
 
     @cached_property
     def table(self) -> Any:
@@ -97,11 +98,7 @@ class OpenPart:
             if not count:
                 out.append([])
                 continue
-            out.append(
-                self._dicts(
-                    self.table.slice(first, count), np.arange(first, first + count)
-                )
-            )
+            out.append(self._dicts(self.table.slice(first, count), np.arange(first, first + count)))
         return out
 
     def _tables(self, kind: str, first_row: Any, rows: Any) -> list[Any]:
@@ -164,9 +161,7 @@ def open_part(objects: Objects, part: Part, inline: bytes | None = None) -> Open
     return OpenPart(pa.py_buffer(read), part, where, held=len(read))
 
 
-def load_column(
-    objects: Objects, column: RefColumn, *, trust: bool, cache: PartCache
-) -> list[Any]:
+def load_column(objects: Objects, column: RefColumn, *, trust: bool, cache: PartCache) -> list[Any]:
     """The values of a column of references.
 
     Raises
@@ -182,9 +177,7 @@ def load_column(
     if not count:
         return []
     if bool((which == which[0]).all()):
-        return _load(
-            objects, column, int(which[0]), index, first_row, rows, trust, cache
-        )
+        return _load(objects, column, int(which[0]), index, first_row, rows, trust, cache)
     out: list[Any] = [None] * count
     for number in np.unique(which).tolist():
         places = np.flatnonzero(which == number)

@@ -32,6 +32,9 @@ class LocalObjects:
     def url_of(self, path: str) -> str:
         return f"{self.root}/{path}"
 
+    def path_of(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
     def local_path(self, path: str) -> str | None:
         return f"{self.root}/{path}"
 
@@ -39,16 +42,12 @@ class LocalObjects:
         """A fresh name beside the object ``near``, on its file system; its folder is made."""
         folder = f"{self.root}/{near}".rpartition("/")[0]
         self._make_folder(folder)
-        return (
-            f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
-        )
+        return f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
         target = f"{self.root}/{path}"
         folder = target.rpartition("/")[0]
-        name = (
-            f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
-        )
+        name = f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
         try:
             try:
                 _write_new(name, data)
@@ -87,9 +86,7 @@ class LocalObjects:
         try:
             os.link(name, target)
         except FileExistsError:
-            raise AlreadyExistsError(
-                f"cannot write {target}: it exists already"
-            ) from None
+            raise AlreadyExistsError(f"cannot write {target}: it exists already") from None
         finally:
             _unlink_quietly(name)
 
@@ -108,9 +105,7 @@ class LocalObjects:
             with _seen_lock:
                 _seen.add(self.root)
 
-    def read(
-        self, path: str, start: int | None = None, end: int | None = None
-    ) -> bytes:
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         name = f"{self.root}/{path}"
         try:
             with open(name, "rb") as file:
@@ -143,9 +138,7 @@ class LocalObjects:
             return
         with entries:
             for entry in entries:
-                if not entry.name.startswith(beginning) or entry.name.startswith(
-                    TEMPORARY
-                ):
+                if not entry.name.startswith(beginning) or entry.name.startswith(TEMPORARY):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     self._walk(base + entry.name, "", found)
@@ -169,9 +162,7 @@ class LocalObjects:
     def folders(self) -> list[str]:
         try:
             with os.scandir(self.root) as entries:
-                return sorted(
-                    e.name for e in entries if e.is_dir(follow_symlinks=False)
-                )
+                return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

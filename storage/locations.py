@@ -60,9 +60,7 @@ def parse_location(url: str | os.PathLike[str]) -> Location:
     if scheme == LOCAL:
         return _local(_file_url_path(text))
     if ".." in rest.split("/"):
-        raise ConfigurationError(
-            f"a storage URL may not contain '..': {_without_secrets(text)}"
-        )
+        raise ConfigurationError(f"a storage URL may not contain '..': {_without_secrets(text)}")
     if scheme == MEMORY:
         path = "/" + rest.strip("/")
         return Location(scheme, path, f"memory:/{path}", f"memory:/{path}")

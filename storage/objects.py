@@ -38,9 +38,7 @@ class Objects(Protocol):
         """Put a local file whole; the source is consumed."""
         ...
 
-    def read(
-        self, path: str, start: int | None = None, end: int | None = None
-    ) -> bytes:
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of an object or of a range of it (negative: from its end)."""
         ...
 
@@ -60,6 +58,10 @@ class Objects(Protocol):
 
     def url_of(self, path: str) -> str:
         """For messages and other readers; without secrets."""
+        ...
+
+    def path_of(self, path: str) -> str:
+        """As its file system knows it."""
         ...
 
 
@@ -91,7 +93,7 @@ class FsspecObjects:
         self.filesystem = filesystem
         self.root: str = filesystem._strip_protocol(location.source).rstrip("/")
 
-    def _full(self, path: str) -> str:
+    def path_of(self, path: str) -> str:
         return f"{self.root}/{path}"
 
     def url_of(self, path: str) -> str:
@@ -102,7 +104,7 @@ class FsspecObjects:
 
     def _find(self, prefix: str) -> list[ObjectInfo]:
         folder, _, beginning = prefix.rpartition("/")
-        full = self._full(folder) if folder else self.root
+        full = self.path_of(folder) if folder else self.root
         try:
             found: dict[str, dict[str, Any]] = self.filesystem.find(
                 full, detail=True, **self._find_options(beginning)
@@ -142,12 +144,10 @@ class MemoryObjects(FsspecObjects):
     """fsspec's process-wide ``memory://``, made atomic by a lock."""
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
-        full = self._full(path)
+        full = self.path_of(path)
         with _MEMORY_LOCK:
             if if_absent and full in self.filesystem.store:
-                raise AlreadyExistsError(
-                    f"cannot write {self.url_of(path)}: it exists already"
-                )
+                raise AlreadyExistsError(f"cannot write {self.url_of(path)}: it exists already")
             self.filesystem.pipe_file(full, bytes(data))
 
     def write_file(self, path: str, source: str) -> None:
@@ -155,12 +155,10 @@ class MemoryObjects(FsspecObjects):
             self.write(path, file.read())
         os.unlink(source)
 
-    def read(
-        self, path: str, start: int | None = None, end: int | None = None
-    ) -> bytes:
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         with _MEMORY_LOCK:
             try:
-                return self.filesystem.cat_file(self._full(path), start, end)
+                return self.filesystem.cat_file(self.path_of(path), start, end)
             except FileNotFoundError as error:
                 raise as_storage_error(error, "read", self.url_of(path)) from None
 
@@ -171,7 +169,7 @@ class MemoryObjects(FsspecObjects):
     def delete(self, paths: Sequence[str]) -> None:
         with _MEMORY_LOCK:
             for path in paths:
-                self.filesystem.store.pop(self._full(path), None)
+                self.filesystem.store.pop(self.path_of(path), None)
 
     def folders(self) -> list[str]:
         with _MEMORY_LOCK:
@@ -187,7 +185,7 @@ class RemoteObjects(FsspecObjects):
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
         value = data if isinstance(data, bytes) else bytes(data)
-        full = self._full(path)
+        full = self.path_of(path)
         if not if_absent:
             self._try("write", path, lambda: self.filesystem.pipe_file(full, value))
             return
@@ -202,40 +200,32 @@ class RemoteObjects(FsspecObjects):
             except FileExistsError:
                 if not self._is_ours(full, value, token if marks else None, doubtful):
                     raise
-            except (
-                Exception
-            ) as error:  # remembered and raised again: it may have landed
+            except Exception as error:  # remembered and raised again: it may have landed
                 doubtful = doubtful or is_transient(error)
                 raise
 
         self._try("write", path, create)
 
-    def _is_ours(
-        self, full: str, value: bytes, token: str | None, doubtful: bool
-    ) -> bool:
+    def _is_ours(self, full: str, value: bytes, token: str | None, doubtful: bool) -> bool:
         """Whether the object that is there is the one that we put: an answer may have been lost."""
         if token is not None:
             return token in read_marks(self.filesystem, self.location.scheme, full)
         return doubtful and self.filesystem.cat_file(full) == value
 
     def write_file(self, path: str, source: str) -> None:
-        full = self._full(path)
+        full = self.path_of(path)
         self._try("write", path, lambda: self.filesystem.put_file(source, full))
         os.unlink(source)
 
-    def read(
-        self, path: str, start: int | None = None, end: int | None = None
-    ) -> bytes:
-        full = self._full(path)
-        return self._try(
-            "read", path, lambda: self.filesystem.cat_file(full, start=start, end=end)
-        )
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        full = self.path_of(path)
+        return self._try("read", path, lambda: self.filesystem.cat_file(full, start=start, end=end))
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return self._try("list", prefix, lambda: self._find(prefix))
 
     def delete(self, paths: Sequence[str]) -> None:
-        full = [self._full(path) for path in paths]
+        full = [self.path_of(path) for path in paths]
 
         def remove() -> None:
             for start in range(0, len(full), 1000):
@@ -248,9 +238,7 @@ class RemoteObjects(FsspecObjects):
         return self._try("list", "", self._folders)
 
     def _try(self, operation: str, path: str, call: Callable[[], T]) -> T:
-        return retrying(
-            call, operation=operation, url=self.url_of(path), backoff=self.backoff
-        )
+        return retrying(call, operation=operation, url=self.url_of(path), backoff=self.backoff)
 
 
 def writer_mark(scheme: str, token: str) -> dict[str, Any]:

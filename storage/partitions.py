@@ -26,14 +26,14 @@ ARROW = "arrow"
 PARQUET = "parquet"
 ROW_GROUP_ROWS = 128 * 1024
 
-_NAME = re.compile(
-    r"data/(\d{5,})/(\d{8,})-([0-9a-f]+)-(\d+)-([0-9a-f]{8})\.(arrow|parquet)"
-)
+_NAME = re.compile(r"data/(\d{5,})/(\d{8,})-([0-9a-f]+)-(\d+)-([0-9a-f]{8})\.(arrow|parquet)")
 
 
 def part_path(header: Header, number: int, checksum: int, format: str) -> str:
     """``data/<node>/<batch>-<nonce>-<n>-<crc32>.<format>``."""
-    return f"{data_prefix(header.node, header.batch)}{header.nonce}-{number}-{checksum:08x}.{format}"
+    return (
+        f"{data_prefix(header.node, header.batch)}{header.nonce}-{number}-{checksum:08x}.{format}"
+    )
 
 
 def path_checksum(path: str) -> tuple[int, str] | None:
@@ -68,11 +68,7 @@ def parquet_holds(schema: Any) -> bool:
 def _parquet_holds(serialised: bytes) -> bool:
     """Tried on an empty table. Dictionaries are left out: their unused values would be lost."""
     schema = pa.ipc.read_schema(pa.py_buffer(serialised))
-    if (
-        not len(schema)
-        or len(set(schema.names)) < len(schema)
-        or _nested_dictionary(schema)
-    ):
+    if not len(schema) or len(set(schema.names)) < len(schema) or _nested_dictionary(schema):
         return False
     try:
         sink = pa.BufferOutputStream()
@@ -80,28 +76,20 @@ def _parquet_holds(serialised: bytes) -> bool:
         back = pq.read_schema(pa.BufferReader(sink.getvalue()))
     except pa.ArrowException:
         return False
-    return bool(
-        back.remove_metadata().equals(schema.remove_metadata(), check_metadata=True)
-    )
+    return bool(back.remove_metadata().equals(schema.remove_metadata(), check_metadata=True))
 
 
 def _nested_dictionary(kind: Any) -> bool:
     fields = (
-        kind
-        if isinstance(kind, pa.Schema)
-        else [kind.field(i) for i in range(kind.num_fields)]
+        kind if isinstance(kind, pa.Schema) else [kind.field(i) for i in range(kind.num_fields)]
     )
-    return any(
-        pa.types.is_dictionary(f.type) or _nested_dictionary(f.type) for f in fields
-    )
+    return any(pa.types.is_dictionary(f.type) or _nested_dictionary(f.type) for f in fields)
 
 
 class PartitionWriter:
     """Writes one partition into a sink, table by table; the footer comes with `close`."""
 
-    def __init__(
-        self, sink: Any, schema: Any, format: str, *, compress: bool, sample: Any
-    ) -> None:
+    def __init__(self, sink: Any, schema: Any, format: str, *, compress: bool, sample: Any) -> None:
         self.format = format
         self._schema = schema
         self._sink = sink
@@ -132,9 +120,7 @@ class PartitionWriter:
             compression=pa.Codec("zstd", 1) if self._compress else None,
             use_threads=False,
         )
-        self._writer = pa.ipc.new_file(
-            self._sink, self._schema, options=options, metadata=metadata
-        )
+        self._writer = pa.ipc.new_file(self._sink, self._schema, options=options, metadata=metadata)
 
     def close(self, metadata: dict[bytes, bytes]) -> None:
         """Write the footer."""
@@ -161,9 +147,7 @@ def encode_partition(
     ``compress`` is for Arrow files; Parquet files are always zstd.
     """
     sink = pa.BufferOutputStream()
-    writer = PartitionWriter(
-        sink, table.schema, format, compress=compress, sample=table
-    )
+    writer = PartitionWriter(sink, table.schema, format, compress=compress, sample=table)
     entries = footer_entries(header, items)
     if format == ARROW:
         writer.open_arrow(entries)
@@ -218,16 +202,12 @@ class PartitionReader:
                 entries = self._file.metadata or {}
                 self.schema = self._file.schema
             else:
-                reader = (
-                    pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
-                )
+                reader = pa.BufferReader(source) if isinstance(source, pa.Buffer) else source
                 self._file = pq.ParquetFile(reader, page_checksum_verification=True)
                 entries = self._file.metadata.metadata or {}
                 self.schema = self._file.schema_arrow.remove_metadata()
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedPartitionError(
-                f"{where} is not a whole partition: {error}"
-            ) from error
+            raise DamagedPartitionError(f"{where} is not a whole partition: {error}") from error
         if HEADER_KEY not in entries or ITEMS_KEY not in entries:
             raise DamagedPartitionError(f"{where} is not a partition of headrace's")
         self.header = Header.from_json(entries[HEADER_KEY], where)
@@ -247,16 +227,10 @@ class PartitionReader:
         try:
             return call()
         except (pa.ArrowException, OSError) as error:
-            raise DamagedPartitionError(
-                f"{self.where} cannot be read: {error}"
-            ) from error
+            raise DamagedPartitionError(f"{self.where} cannot be read: {error}") from error
 
 
 def own_metadata(schema: Any) -> Any:
     """A schema with the user's metadata only, as it was before the footer's entries."""
-    kept = {
-        k: v
-        for k, v in (schema.metadata or {}).items()
-        if k not in (HEADER_KEY, ITEMS_KEY)
-    }
+    kept = {k: v for k, v in (schema.metadata or {}).items() if k not in (HEADER_KEY, ITEMS_KEY)}
     return schema.with_metadata(kept or None)

@@ -27,10 +27,7 @@ def dump(value: Any) -> bytes:
         data = pickle.dumps(value, protocol=5)
     except Exception:  # whatever a __reduce__ raises: cloudpickle may know how
         return _dump_by_value(value)
-    if (
-        any(name in data for name in _BY_REFERENCE)
-        or cloudpickle.list_registry_pickle_by_value()
-    ):
+    if any(name in data for name in _BY_REFERENCE) or cloudpickle.list_registry_pickle_by_value():
         return _dump_by_value(value)
     return data
 
@@ -66,7 +63,5 @@ def type_name(value: Any) -> str:
     """Qualified name of a value's class."""
     cls = type(value)
     return (
-        cls.__qualname__
-        if cls.__module__ == "builtins"
-        else f"{cls.__module__}.{cls.__qualname__}"
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     )

@@ -29,9 +29,7 @@ def read_receipts(objects: Objects, run_id: str, prefix: str) -> list[Receipt]:
     Only footers are read: size and checksum come from the listing and the name. What has no
     partition's name, is torn, or belongs to another run is left out.
     """
-    infos = [
-        info for info in objects.list(prefix) if path_checksum(info.path) is not None
-    ]
+    infos = [info for info in objects.list(prefix) if path_checksum(info.path) is not None]
     if len(infos) > 4 and objects.local_path("") is None:
         with ThreadPoolExecutor(_READERS, "headrace-receipts") as pool:
             found = list(pool.map(lambda info: _receipt(objects, run_id, info), infos))
@@ -121,9 +119,7 @@ class RangeFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        end = (
-            self._size if size is None or size < 0 else min(self._size, self._at + size)
-        )
+        end = self._size if size is None or size < 0 else min(self._size, self._at + size)
         if end <= self._at:
             return b""
         data = self._objects.read(self._path, self._at, end)

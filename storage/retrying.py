@@ -126,11 +126,7 @@ def _verdict(error: BaseException) -> bool | None:
         return status in TRANSIENT_STATUS or code in TRANSIENT_CODES
     if names & TRANSIENT_CLASSES or isinstance(error, (TimeoutError, ConnectionError)):
         return True
-    if (
-        isinstance(error, OSError)
-        and error.errno is not None
-        and error.errno != errno.EIO
-    ):
+    if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EIO:
         return error.errno in TRANSIENT_ERRNO
     return None
 
@@ -191,11 +187,7 @@ def as_storage_error(
 ) -> StorageError:
     """The error that headrace raises for a storage library's."""
     if isinstance(error, FileNotFoundError):
-        missing = (
-            "no such bucket or folder"
-            if operation == "write"
-            else "there is no such object"
-        )
+        missing = "no such bucket or folder" if operation == "write" else "there is no such object"
         return NotFoundError(f"cannot {operation} {url}: {missing}")
     if isinstance(error, FileExistsError):
         return AlreadyExistsError(f"cannot {operation} {url}: it exists already")
@@ -213,9 +205,6 @@ def _hint(error: BaseException) -> str:
             return "; the file system is read-only, choose another storage location"
     if isinstance(error, PermissionError) or "Forbidden" in str(error):
         return "; check the credentials and the permissions of this location"
-    if (
-        "credential" in type(error).__name__.lower()
-        or "credential" in str(error).lower()
-    ):
+    if "credential" in type(error).__name__.lower() or "credential" in str(error).lower():
         return "; pass storage_options or set the provider's environment variables"
     return ""

@@ -111,9 +111,7 @@ def _freeze_each(values: list[Any]) -> tuple[Form, Any]:
 def _pickled_column(values: list[Any]) -> tuple[Form, Any]:
     from .pickles import dump
 
-    return PICKLED, pa.array(
-        [None if v is None else dump(v) for v in values], pa.binary()
-    )
+    return PICKLED, pa.array([None if v is None else dump(v) for v in values], pa.binary())
 
 
 # ------------------------------------------------------------- many items, one row each
@@ -177,12 +175,8 @@ class Bundle:
             number = {keys: i for i, keys in enumerate(shapes)}
             each = [np.full(len(g), number[g.keys], np.int32) for g in self.groups]
             row_shapes = np.concatenate(each)[order] if len(shapes) > 1 else None
-        columns = (
-            dict(zip(self.forms, table.columns, strict=True)) if self.forms else {}
-        )
-        return FrozenRows(
-            self.forms, columns, len(positions), shapes, row_shapes
-        ), order
+        columns = dict(zip(self.forms, table.columns, strict=True)) if self.forms else {}
+        return FrozenRows(self.forms, columns, len(positions), shapes, row_shapes), order
 
     def _table(self, group: RowGroup) -> Any:
         if not self.forms:
@@ -229,6 +223,5 @@ def dicts_of(
     picks = [[(key, place[key]) for key in keys] for keys in shapes]
     rows = zip(*columns, strict=True)
     return [
-        {key: row[i] for key, i in picks[s]}
-        for row, s in zip(rows, index.tolist(), strict=True)
+        {key: row[i] for key, i in picks[s]} for row, s in zip(rows, index.tolist(), strict=True)
     ]

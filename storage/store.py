@@ -12,6 +12,7 @@ from ..core.interfaces import (
     Batch,
     Manifest,
     ObjectInfo,
+    Part,
     Receipt,
     RefColumn,
     StageSpec,
@@ -25,7 +26,7 @@ from .retrying import Backoff
 if TYPE_CHECKING:
     from .datasets import Dataset
     from .encoding import ArrowEncoder
-    from .loading import PartCache
+    from .loading import OpenPart, PartCache
 
 FORMATS = ("auto", "arrow", "parquet")
 CHECK_BACKOFF = Backoff(first=0.2, cap=1.0, total=8.0, tries=5)
@@ -71,9 +72,7 @@ class ArrowStore:
         trust: bool = True,
     ) -> None:
         if format not in FORMATS:
-            raise ConfigurationError(
-                f"unknown format {format!r}: use one of {', '.join(FORMATS)}"
-            )
+            raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
         object.__setattr__(self, "location", parse_location(url))
         object.__setattr__(self, "storage_options", dict(storage_options or {}))
         object.__setattr__(self, "format", format)
@@ -111,9 +110,7 @@ class ArrowStore:
         objects.write(path, data)
         try:
             if objects.read(path) != data:
-                raise StorageError(
-                    f"{self.url} returned other bytes than were written to it"
-                )
+                raise StorageError(f"{self.url} returned other bytes than were written to it")
         finally:
             objects.delete([path])
 
@@ -254,9 +251,11 @@ class ArrowRunStore:
     def item(self, receipt: Receipt, position: int) -> Mapping[str, Any]:
         from .receipts import item_facts
 
-        return item_facts(
-            _cache().open(self.objects, receipt.part, receipt.inline), position
-        )
+        return item_facts(self.open_part(receipt.part, receipt.inline), position)
+
+    def open_part(self, part: Part, inline: bytes | None = None) -> OpenPart:
+        """A committed partition, verified, from the process's cache or the store."""
+        return _cache().open(self.objects, part, inline)
 
     def dataset(self, manifest: Manifest) -> Dataset:
         from .nodedata import node_dataset
@@ -278,7 +277,7 @@ _caches: dict[int, PartCache] = {}
 
 def _cache() -> PartCache:
     """The process's opened partitions; a forked child starts with none."""
-    from .loading import PartCache
+    from .loading import OpenPart, PartCache
 
     found = _caches.get(os.getpid())
     if found is None:

@@ -123,9 +123,7 @@ class Spool:
 
     # ------------------------------------------------------------------------------- tables
 
-    def _tables(
-        self, kind: str, tables: Iterator[Any], schema: Any, extra: str = ""
-    ) -> Spooled:
+    def _tables(self, kind: str, tables: Iterator[Any], schema: Any, extra: str = "") -> Spooled:
         schema = self._schema or schema
         format = choose_format(self._format, self._remote, schema, 1)
         with self._open(schema, format) as (writer, sink):
@@ -142,9 +140,7 @@ class Spool:
                 HEADER_KEY: header.to_json().encode(),
                 ITEMS_KEY: pack_items(items).encode(),
             }
-            if format == ARROW and any(
-                len(entries[k]) > len(v) for k, v in _RESERVED.items()
-            ):
+            if format == ARROW and any(len(entries[k]) > len(v) for k, v in _RESERVED.items()):
                 raise UnstorableError(
                     "the description of a streamed frame is too long for its file: yield Arrow tables"
                 )
@@ -225,9 +221,7 @@ class Spool:
         try:
             with pa.OSFile(self._file, "wb") as sink:
                 yield (
-                    PartitionWriter(
-                        sink, schema, format, compress=self._remote, sample=None
-                    ),
+                    PartitionWriter(sink, schema, format, compress=self._remote, sample=None),
                     sink,
                 )
         except OSError as error:
@@ -301,9 +295,7 @@ def _patch(file: str, entries: dict[bytes, bytes]) -> None:
         for key, blank in _RESERVED.items():
             at = tail.rfind(blank)
             if at < 0:
-                raise StorageError(
-                    "the footer of a streamed partition has an unknown layout"
-                )
+                raise StorageError("the footer of a streamed partition has an unknown layout")
             handle.seek(start + at)
             handle.write(entries[key].ljust(len(blank)))
 

@@ -69,19 +69,14 @@ def _freeze_pandas(frame: Any) -> FrozenTable | None:
 
     if type(frame) is not pd.DataFrame or frame.attrs or not frame.shape[1]:
         return None
-    if (
-        not all(type(name) is str for name in frame.columns)
-        or not frame.columns.is_unique
-    ):
+    if not all(type(name) is str for name in frame.columns) or not frame.columns.is_unique:
         return None
     if type(frame.columns) is not pd.Index or frame.columns.name is not None:
         return None
     plain = _is_plain_index(frame.index)
     try:
         # A copy: Arrow takes numpy memory as it is, and the caller may change the frame later.
-        table = pa.Table.from_pandas(
-            frame.copy(), preserve_index=False if plain else None
-        )
+        table = pa.Table.from_pandas(frame.copy(), preserve_index=False if plain else None)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None
     metadata = table.schema.metadata or {}

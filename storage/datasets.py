@@ -1,0 +1,339 @@
+"""Datasets: ordered rows in many files, read lazily, and handed to workers in partitions."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..core.errors import ConfigurationError
+from .pieces import Piece, Scan
+from .unifying import unified
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+DEFAULT_PARTITION_BYTES = 64 << 20
+
+
+class Dataset:
+    """Ordered rows in files or partitions. Nothing is read until it is asked for.
+
+    Made by `open_dataset`, by a future's ``.dataset()``, and by `write`. Immutable and picklable;
+    every tool that takes ``__arrow_c_stream__`` reads it as it is.
+
+    Thread rule: all methods from any thread.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[Piece],
+        *,
+        schema: Any = None,
+        find_schema: Callable[[], Any] | None = None,
+        columns: Sequence[str] | None = None,
+        filter: Any = None,
+    ) -> None:
+        self._pieces = tuple(pieces)
+        self._schema = schema
+        self._find_schema = find_schema
+        self._columns = None if columns is None else tuple(columns)
+        self._filter = as_expression(filter)
+
+    def __repr__(self) -> str:
+        names = [piece.name for piece in self._pieces[:1]]
+        more = f" and {len(self._pieces) - 1} more" if len(self._pieces) > 1 else ""
+        return f"<{type(self).__name__} of {', '.join(names) or 'nothing'}{more}>"
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (
+            type(self),
+            self._pieces,
+            self._full_schema(),
+            self._columns,
+            self._filter,
+        )
+
+    # ------------------------------------------------------------------------------- facts
+
+    def _full_schema(self) -> Any:
+        if self._schema is None:
+            if self._find_schema is not None:
+                self._schema = self._find_schema()
+            else:
+                self._schema = unified((piece.name, piece.schema()) for piece in self._pieces)
+        return self._schema
+
+    def _scan(self, columns: Sequence[str] | None = None, filter: Any = None) -> Scan:
+        schema = self._full_schema()
+        wanted = self._columns if columns is None else tuple(columns)
+        missing = [name for name in wanted or () if name not in schema.names]
+        if missing:
+            raise ConfigurationError(
+                f"no column {missing[0]!r} in {self!r}: it has {', '.join(schema.names) or 'none'}"
+            )
+        own, more = self._filter, as_expression(filter)
+        both = more if own is None else own if more is None else own & more
+        return Scan(schema, wanted, both)
+
+    @property
+    def schema(self) -> Any:
+        """`pyarrow.Schema` of the rows as they are read."""
+        return self._scan().result
+
+    @property
+    def num_rows(self) -> int:
+        """Rows; counted by reading where a filter is set or the format does not tell."""
+        if self._filter is not None:
+            return sum(batch.num_rows for batch in self.iter_batches(columns=[]))
+        return sum(p.count() if p.rows is None else p.rows for p in self._pieces)
+
+    @property
+    def files(self) -> list[str]:
+        """URLs or paths of the files, in order, each once; for tools that scan for themselves."""
+        return list(dict.fromkeys(piece.name for piece in self._pieces))
+
+    @property
+    def bytes(self) -> int:
+        """Stored size."""
+        return sum(piece.bytes for piece in self._pieces)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of paths, tags or times, sizes, row ranges, columns and filter; no data is read."""
+        digest = hashlib.blake2b(digest_size=16)
+        for text in (
+            *(p.fingerprint for p in self._pieces),
+            repr(self._columns),
+            str(self._filter),
+        ):
+            digest.update(text.encode() + b"\0")
+        return digest.hexdigest()
+
+    # --------------------------------------------------------------------------------- read
+
+    def iter_batches(
+        self, columns: Sequence[str] | None = None, filter: Any = None
+    ) -> Iterator[Any]:
+        """Record batches in order, one file after the other."""
+        scan = self._scan(columns, filter)
+        for piece in self._pieces:
+            yield from piece.batches(scan)
+
+    def to_reader(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
+        """A `pyarrow.RecordBatchReader` that streams."""
+        scan = self._scan(columns, filter)
+        batches = itertools.chain.from_iterable(piece.batches(scan) for piece in self._pieces)
+        return pa.RecordBatchReader.from_batches(scan.result, batches)
+
+    def to_table(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
+        """All rows as a `pyarrow.Table`, in memory."""
+        return self.to_reader(columns, filter).read_all()
+
+    def to_pandas(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
+        """All rows as a `pandas.DataFrame`."""
+        return self.to_table(columns, filter).to_pandas()
+
+    def to_polars(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
+        """All rows as a `polars.DataFrame`."""
+        import polars as pl
+
+        return pl.DataFrame(self.to_table(columns, filter))
+
+    def head(self, rows: int = 10) -> Any:
+        """The first rows, as a table; reads no more files than it needs."""
+        held: list[Any] = []
+        left = rows
+        for batch in self.iter_batches():
+            held.append(batch.slice(0, left))
+            left -= held[-1].num_rows
+            if left <= 0:
+                break
+        return pa.Table.from_batches(held, schema=self.schema)
+
+    def to_arrow_dataset(self) -> Any:
+        """A `pyarrow.dataset.Dataset` over the files where they can be scanned as they are, else
+        over the rows in memory."""
+        from .scanning import arrow_dataset
+
+        return arrow_dataset(self._pieces, self._scan(), self.to_table)
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.to_reader().__arrow_c_stream__(requested_schema)
+
+    def select(self, columns: Sequence[str]) -> Dataset:
+        """The same rows with these columns."""
+        self._scan(columns)
+        return Dataset(
+            self._pieces, schema=self._full_schema(), columns=columns, filter=self._filter
+        )
+
+    # --------------------------------------------------------------------------- partitions
+
+    def partitions(
+        self,
+        *,
+        rows: int | None = None,
+        bytes: int | str | None = None,
+        files: int | None = None,
+    ) -> list[Partition]:
+        """Handles of parts of the data, to map over: small, picklable, read where they are used.
+
+        Large files are split where their format allows (Parquet at row groups), small ones are
+        packed together; order is kept.
+
+        Parameters
+        ----------
+        rows, bytes, files
+            Aim at this many rows, bytes (a number, or ``"64MB"``), or files each; one of them, by
+            default 64 MiB. A unit that cannot be split may exceed it.
+
+        Raises
+        ------
+        ConfigurationError
+            More than one aim, or one that is not positive.
+        """
+        aims = [aim for aim in (rows, bytes, files) if aim is not None]
+        if len(aims) > 1:
+            raise ConfigurationError("partitions() takes one of rows=, bytes= and files=")
+        size = parse_bytes(bytes) if bytes is not None else DEFAULT_PARTITION_BYTES
+        if any(isinstance(aim, int) and aim < 1 for aim in (rows, size, files)):
+            raise ConfigurationError("partitions() takes positive numbers")
+        from .splitting import by_bytes, by_files, by_rows
+
+        if rows is not None:
+            groups = by_rows(self._pieces, rows)
+        elif files is not None:
+            groups = by_files(self._pieces, files)
+        else:
+            groups = by_bytes(self._pieces, size)
+        schema = self._full_schema()
+        return [
+            Partition(group, schema=schema, columns=self._columns, filter=self._filter)
+            for group in groups
+        ]
+
+    def __headrace_load__(self, annotation: Any) -> Any:
+        from .adapting import convert, form_of
+
+        wanted = form_of(annotation)
+        return self if wanted is None else convert(self, wanted)
+
+    # -------------------------------------------------------------------------------- write
+
+    def write(
+        self,
+        uri: Any,
+        format: str = "parquet",
+        partition_by: str | Sequence[str] | None = None,
+        mode: str = "error",
+        *,
+        storage_options: Any = None,
+        max_rows_per_file: int | None = None,
+        max_bytes_per_file: int | str | None = None,
+    ) -> Dataset:
+        """Write the rows as plain files that any tool reads, and a manifest; returns them opened.
+
+        A reader of the manifest (`open_dataset`) sees the old files or the new ones, never a mix.
+
+        Parameters
+        ----------
+        uri
+            A folder: a path or a URL.
+        format
+            ``"parquet"`` (zstd) or ``"arrow"`` (IPC).
+        partition_by
+            Columns whose values become hive-style folders (``year=2026/``).
+        mode
+            ``"error"`` where the folder holds files already, ``"overwrite"``, ``"append"``, or
+            ``"ignore"`` (leave what is there).
+        storage_options
+            As in `open_dataset`.
+        max_rows_per_file, max_bytes_per_file
+            By default 128 MB each, as the rows are in memory.
+
+        Raises
+        ------
+        AlreadyExistsError
+            With ``mode="error"``.
+        StorageError
+        """
+        from .sinks import write_dataset
+
+        return write_dataset(
+            self,
+            uri,
+            format=format,
+            partition_by=[partition_by] if isinstance(partition_by, str) else partition_by or [],
+            mode=mode,
+            options=storage_options or {},
+            max_rows=max_rows_per_file,
+            max_bytes=128_000_000
+            if max_bytes_per_file is None
+            else parse_bytes(max_bytes_per_file),
+        )
+
+
+class Partition(Dataset):
+    """A part of a dataset as a handle: an argument that is read where the task runs."""
+
+    @property
+    def rows(self) -> int:
+        """Rows before a filter."""
+        return sum(p.count() if p.rows is None else p.rows for p in self._pieces)
+
+    def __headrace_load__(self, annotation: Any) -> Any:
+        """The rows in the form that the annotation asks for: a table where it asks for none."""
+        from .adapting import convert, form_of
+
+        return convert(self, form_of(annotation) or "table")
+
+
+def _rebuilt(cls: type[Dataset], pieces: Any, schema: Any, columns: Any, filter: Any) -> Dataset:
+    return cls(pieces, schema=schema, columns=columns, filter=filter)
+
+
+def dataset_of_table(table: Any) -> Dataset:
+    """A dataset over a table in memory."""
+    from .scanning import TablePiece
+
+    return Dataset([cast(Piece, TablePiece(table))], schema=table.schema)
+
+
+def as_expression(filter: Any) -> Any:
+    """A filter as an expression: as it is, or from lists of (column, operator, value) tuples."""
+    if filter is None or isinstance(filter, pc.Expression):
+        return filter
+    try:
+        return pq.filters_to_expression(filter)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"not a filter: {filter!r}: use a pyarrow expression, or a list of "
+            "(column, operator, value)"
+        ) from error
+
+
+def parse_bytes(size: int | str) -> int:
+    """A number of bytes, also written as ``"64MB"`` (10**6) or ``"64MiB"`` (2**20).
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", size)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    try:
+        if match is None or unit is None:
+            raise ValueError
+        return int(float(match[1]) * unit)
+    except ValueError:
+        raise ConfigurationError(
+            f"not a size: {size!r}; write 64_000_000, '64MB' or '64MiB'"
+        ) from None

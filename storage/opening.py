@@ -1,0 +1,221 @@
+"""`open_dataset`: files anywhere as a dataset. Only listings are read, and footers when asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any, cast
+from urllib.parse import unquote
+
+from ..core.errors import ConfigurationError, NotFoundError
+from .datasets import Dataset
+from .locations import LOCAL, Location, parse_location
+from .objects import modified_time
+from .pieces import Piece
+from .retrying import as_storage_error, retrying
+from .scanning import FilePiece
+from .sources import Source
+
+MANIFEST = "_headrace_manifest.json"
+NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+Constants = tuple[tuple[str, Any], ...]
+FORMATS = ("parquet", "arrow", "csv", "jsonl", "text", "files")
+_ENDINGS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".txt": "text",
+    ".text": "text",
+}
+_COMPRESSED = frozenset({".gz", ".bz2", ".zst", ".lz4", ".xz"})
+
+Uri = str | os.PathLike[str]
+
+
+def open_dataset(
+    uri: Uri | Sequence[Uri],
+    format: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    columns: Sequence[str] | None = None,
+    filter: Any = None,
+) -> Dataset:
+    """Open files as a dataset, in the order of their paths.
+
+    Parameters
+    ----------
+    uri
+        A file, a folder (with all below it, names that begin with ``.`` or ``_`` left out), a glob,
+        or a list of these; a path or a URL (``s3://``, ``gs://``, ``memory://`` ...).
+    format
+        ``"parquet"``, ``"arrow"``, ``"csv"``, ``"jsonl"``, ``"text"`` (a column ``text``, a row per
+        line) or ``"files"`` (a row per file: ``path, size, modified, etag, content``). By default
+        what the names' endings say.
+    storage_options
+        For the file system, as in pandas and Dask.
+    columns
+        Read these columns only.
+    filter
+        Read the rows that fit: a `pyarrow.compute.Expression`, or a list of
+        ``(column, operator, value)``.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    ConfigurationError
+        The format cannot be told, or the location is none.
+    """
+    if format is not None and format not in FORMATS:
+        raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
+    uris: Iterable[Uri] = [uri] if isinstance(uri, (str, os.PathLike)) else uri
+    pieces: list[Piece] = []
+    for one in uris:
+        pieces.extend(_pieces(one, format, storage_options or {}))
+    return Dataset(pieces, columns=columns, filter=filter)
+
+
+def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any]) -> list[Piece]:
+    location = parse_location(uri)
+    source = Source(location, dict(options))
+    path = root_path(location, source)
+    found = retrying(lambda: _listed(source.filesystem, path), operation="list", url=location.url)
+    listed, folder = found
+    constants: Mapping[str, Constants] = {}
+    if folder:
+        manifest = read_manifest(source, path)
+        if manifest is not None:
+            constants = _constants(manifest, path)
+            missing = [name for name in constants if name not in listed]
+            if missing:
+                raise NotFoundError(f"{source.show(missing[0])} is in the manifest and not there")
+            listed = {name: listed[name] for name in constants}
+        else:
+            listed = {n: i for n, i in sorted(listed.items()) if not _hidden(n[len(path) :])}
+    if not listed and not folder:
+        raise NotFoundError(f"cannot open {location.url}: there is no such file")
+    out: list[Piece] = []
+    for name, info in listed.items():
+        own = format or _format_of(name, location.url)
+        told = constants[name] if name in constants else _hive(name[len(path) :] if folder else "")
+        out.append(cast(Piece, _piece(source, name, info, own, told)))
+    return out
+
+
+def root_path(location: Location, source: Source) -> str:
+    """A location's path as its file system knows it."""
+    if location.scheme == LOCAL:
+        return location.path
+    return str(source.filesystem._strip_protocol(location.source)).rstrip("/")
+
+
+def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], bool]:
+    """Files by name, and whether the path is a folder."""
+    try:
+        info = filesystem.info(path)
+    except FileNotFoundError:
+        info = None
+    if info is not None and info["type"] != "directory":
+        return {str(info["name"]): info}, False
+    if info is not None:
+        return _files(filesystem.find(path, detail=True)), True
+    if any(character in path for character in "*?["):
+        return dict(sorted(_files(filesystem.glob(path, detail=True)).items())), False
+    return {}, False
+
+
+def _files(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        str(name): info
+        for name, info in found.items()
+        if info["type"] != "directory" and not str(name).endswith("/")
+    }
+
+
+def _hidden(relative: str) -> bool:
+    """Whether a part of a path below the root marks it as no data, as Hive and Spark have it."""
+    return any(
+        part.startswith((".", "_")) and "=" not in part for part in relative.split("/") if part
+    )
+
+
+def _format_of(name: str, where: str) -> str:
+    endings = [ending.lower() for ending in PurePosixPath(name).suffixes]
+    if endings and endings[-1] in _COMPRESSED:
+        endings.pop()
+    found = _ENDINGS.get(endings[-1]) if endings else None
+    if found is None:
+        raise ConfigurationError(
+            f"cannot tell the format of {PurePosixPath(name).name} in {where}: "
+            f"pass format= ({', '.join(FORMATS)})"
+        )
+    return found
+
+
+def _piece(
+    source: Source, name: str, info: Mapping[str, Any], format: str, constants: Constants
+) -> FilePiece:
+    modified = modified_time(info)
+    stamp = info.get("ETag") or info.get("etag") or f"{modified:.6f}"
+    rows = 1 if format == "files" else None
+    size = int(info.get("size") or 0)
+    piece = FilePiece(source, name, format, size, str(stamp).strip('"'), modified, rows=rows)
+    return replace(piece, constants=constants) if format not in ("text", "files") else piece
+
+
+def _constants(manifest: Mapping[str, Any], folder: str) -> dict[str, Constants]:
+    """The files that a manifest names, in order, with the columns that are not in them."""
+    import pyarrow as pa
+
+    types: dict[str, Any] = {}
+    if manifest.get("partition_schema"):
+        schema = pa.ipc.read_schema(pa.py_buffer(b64decode(manifest["partition_schema"])))
+        types = {field.name: field.type for field in schema}
+    out: dict[str, Constants] = {}
+    for file in manifest["files"]:
+        values: Mapping[str, str | None] = file.get("values") or {}
+        out[f"{folder}/{file['path']}"] = tuple(
+            (name, pa.scalar(values.get(name), pa.string()).cast(kind))
+            for name, kind in types.items()
+        )
+    return out
+
+
+def _hive(relative: str) -> Constants:
+    """Columns of a path's ``name=value`` folders, as text: what they mean, only a schema can say."""
+    import pyarrow as pa
+
+    pairs = [part.split("=", 1) for part in relative.split("/")[:-1] if "=" in part]
+    return tuple(
+        (unquote(n), pa.scalar(None if v == NULL_FOLDER else unquote(v), pa.string()))
+        for n, v in pairs
+    )
+
+
+def read_manifest(source: Source, folder: str) -> dict[str, Any] | None:
+    """A folder's manifest, or None. Raises `ConfigurationError` where it cannot be read."""
+    path = f"{folder}/{MANIFEST}"
+    try:
+        text = source.filesystem.cat_file(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise as_storage_error(error, "read", source.show(path)) from error
+    try:
+        manifest = json.loads(text)
+        if manifest["version"] != 1 or not all("path" in file for file in manifest["files"]):
+            raise ValueError("another version")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{source.show(path)} is no manifest of headrace's: {error}"
+        ) from error
+    return manifest

@@ -1,0 +1,284 @@
+"""Reading input files: Parquet, Arrow, CSV and JSON lines by pyarrow, text and raw files by us."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
+from operator import and_
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from ..core.errors import ConfigurationError, HeadraceError
+from .nodedata import PartPiece
+from .pieces import Piece, Scan, scan_table
+from .retrying import as_storage_error, retrying
+from .sources import Source
+
+TEXT_SCHEMA = pa.schema([("text", pa.string())])
+FILES_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("modified", pa.timestamp("us", "UTC")),
+        ("etag", pa.string()),
+        ("content", pa.large_binary()),
+    ]
+)
+_BLOCK = 8 << 20
+_TEXT_ROWS = 65536
+
+
+@lru_cache(maxsize=8)
+def arrow_format(name: str) -> Any:
+    """pyarrow's file format of a headrace format name."""
+    makers: dict[str, Callable[[], Any]] = {
+        "parquet": ds.ParquetFileFormat,
+        "arrow": ds.IpcFileFormat,
+        "csv": ds.CsvFileFormat,
+        "jsonl": ds.JsonFileFormat,
+    }
+    return makers[name]()
+
+
+@dataclass(frozen=True)
+class FilePiece:
+    """A file, or some row groups of a Parquet file."""
+
+    source: Source
+    path: str
+    format: str
+    size: int
+    stamp: str
+    """ETag, or modification time: changes when the file does."""
+    modified: float = 0.0
+    groups: tuple[int, ...] | None = None
+    rows: int | None = None  # type: ignore[assignment]
+    group_bytes: int = 0
+    constants: tuple[tuple[str, Any], ...] = ()
+    """Columns that the file's folder tells (``year=2026/``), as (name, `pyarrow.Scalar`)."""
+
+    @property
+    def name(self) -> str:
+        return self.source.show(self.path)
+
+    @property
+    def bytes(self) -> int:
+        return self.group_bytes or self.size
+
+    @property
+    def fingerprint(self) -> str:
+        groups = "" if self.groups is None else ",".join(map(str, self.groups))
+        return f"{self.name}:{self.size}:{self.stamp}:{self.format}:{groups}"
+
+    def fragment(self) -> Any:
+        """pyarrow's fragment; opens nothing."""
+        options: dict[str, Any] = {}
+        if self.groups is not None:
+            options["row_groups"] = list(self.groups)
+        tests = [
+            ds.field(name) == value if value.is_valid else ds.field(name).is_null()
+            for name, value in self.constants
+        ]
+        if tests:
+            options["partition_expression"] = reduce(and_, tests)
+        return arrow_format(self.format).make_fragment(self.path, self.source.arrow(), **options)
+
+    def schema(self) -> Any:
+        if self.format == "text":
+            return TEXT_SCHEMA
+        if self.format == "files":
+            return FILES_SCHEMA
+        own = self._guard(lambda: self.fragment().physical_schema.remove_metadata())
+        for name, value in self.constants:
+            own = own.append(pa.field(name, value.type))
+        return own
+
+    def count(self) -> int:
+        if self.rows is not None:
+            return self.rows
+        if self.format == "files":
+            return 1
+        if self.format == "text":
+            return sum(table.num_rows for table in self._texts())
+        return int(self._guard(lambda: self.fragment().count_rows()))
+
+    def units(self) -> list[Piece]:
+        if self.format == "files":
+            return [cast(Piece, replace(self, rows=1))]
+        if self.format != "parquet" or self.groups is not None:
+            return [cast(Piece, self)]
+        metadata = self._guard(self._footer)
+        if not metadata.num_row_groups:
+            return [cast(Piece, replace(self, groups=(), rows=0))]
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        return [
+            cast(
+                Piece,
+                replace(self, groups=(i,), rows=g.num_rows, group_bytes=g.total_byte_size),
+            )
+            for i, g in enumerate(groups)
+        ]
+
+    def _footer(self) -> Any:
+        with self.source.arrow().open_input_file(self.path) as file:
+            return pq.read_metadata(file)
+
+    def cut(self, first: int, rows: int) -> Piece | None:
+        return None
+
+    def join(self, other: Piece) -> Piece | None:
+        """Both as one, where both are row groups of one file."""
+        if not isinstance(other, FilePiece) or self.groups is None or other.groups is None:
+            return None
+        if (other.path, other.source) != (self.path, self.source):
+            return None
+        rows = None if self.rows is None or other.rows is None else self.rows + other.rows
+        size = self.group_bytes + other.group_bytes
+        both = replace(self, groups=self.groups + other.groups, rows=rows, group_bytes=size)
+        return cast(Piece, both)
+
+    # --------------------------------------------------------------------------------- rows
+
+    def batches(self, scan: Scan) -> Iterator[Any]:
+        if self.format == "files":
+            yield from scan_table(self._whole(scan), scan)
+            return
+        if self.format == "text":
+            for table in self._texts():
+                yield from scan_table(table, scan)
+            return
+        if self.groups == ():
+            return
+        columns = None if scan.columns is None else list(scan.columns)
+        iterator = self._guard(
+            lambda: (
+                self.fragment()
+                .scanner(schema=scan.schema, columns=columns, filter=scan.filter)
+                .to_batches()
+            )
+        )
+        while True:
+            batch = self._guard(lambda: next(iterator, None))
+            if batch is None:
+                return
+            if batch.num_rows:
+                yield batch.cast(scan.result) if batch.schema != scan.result else batch
+
+    def _whole(self, scan: Scan) -> Any:
+        """A raw file as one row; its bytes are read only where they are wanted."""
+        content: bytes | None = None
+        if scan.columns is None or "content" in scan.columns or scan.filter is not None:
+            content = retrying(
+                lambda: self.source.filesystem.cat_file(self.path), operation="read", url=self.name
+            )
+        row = {
+            "path": self.name,
+            "size": self.size,
+            "modified": int(self.modified * 1e6),
+            "etag": self.stamp,
+            "content": content,
+        }
+        columns = [pa.array([row[f.name]], f.type) for f in FILES_SCHEMA]
+        return pa.table(columns, schema=FILES_SCHEMA)
+
+    def _texts(self) -> Iterator[Any]:
+        """Lines without their ends, as UTF-8; what is not UTF-8 is replaced."""
+        with self._guard(
+            lambda: self.source.filesystem.open(self.path, "rb", compression="infer")
+        ) as raw:
+            reader = io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=None)
+            lines: list[str] = []
+            for line in reader:
+                lines.append(line[:-1] if line.endswith("\n") else line)
+                if len(lines) >= _TEXT_ROWS:
+                    yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
+                    lines = []
+            if lines:
+                yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        """Errors of readers and file systems, named by the file."""
+        try:
+            return call()
+        except HeadraceError:
+            raise
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise ConfigurationError(
+                f"{self.name} cannot be read as {self.format}: {str(error).splitlines()[0]}"
+            ) from error
+        except OSError as error:
+            raise as_storage_error(error, "read", self.name) from error
+
+
+@dataclass(frozen=True)
+class TablePiece:
+    """A table in memory, or a range of one."""
+
+    table: Any
+
+    @property
+    def name(self) -> str:
+        return "a table in memory"
+
+    @property
+    def rows(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.table.nbytes)
+
+    @property
+    def fingerprint(self) -> str:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        import hashlib
+
+        return hashlib.blake2b(sink.getvalue(), digest_size=16).hexdigest()
+
+    def schema(self) -> Any:
+        return self.table.schema
+
+    def count(self) -> int:
+        return self.rows
+
+    def units(self) -> list[Piece]:
+        return [cast(Piece, self)]
+
+    def cut(self, first: int, rows: int) -> Piece | None:
+        return cast(Piece, TablePiece(self.table.slice(first, rows)))
+
+    def batches(self, scan: Scan) -> Iterator[Any]:
+        yield from scan_table(self.table, scan)
+
+
+# --------------------------------------------------------------------------- as pyarrow dataset
+
+
+def arrow_dataset(pieces: Sequence[Piece], scan: Scan, to_table: Callable[[], Any]) -> Any:
+    """The pieces as a `pyarrow.dataset.Dataset` in the same order."""
+    scannable = scan.columns is None and scan.filter is None
+    fragments = [_fragment(piece) for piece in pieces] if scannable else [None]
+    if not pieces or any(fragment is None for fragment in fragments):
+        return ds.dataset(to_table())
+    formats = {type(fragment.format) for fragment in fragments}
+    if len(formats) > 1:
+        return ds.dataset(to_table())
+    first = fragments[0]
+    return ds.FileSystemDataset(fragments, scan.schema, first.format, first.filesystem)
+
+
+def _fragment(piece: Piece) -> Any:
+    if isinstance(piece, FilePiece) and piece.format not in ("text", "files"):
+        return piece.fragment()
+    if isinstance(piece, PartPiece) and piece.whole:
+        source = Source(piece.run.store.location, piece.run.store.storage_options)
+        path = piece.run.objects.path_of(piece.part.path)
+        return arrow_format(piece.part.format).make_fragment(path, source.arrow())
+    return None

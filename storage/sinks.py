@@ -1,0 +1,251 @@
+"""Writing a dataset: plain files under names of their own, then a manifest that makes them count."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..core.errors import AlreadyExistsError, ConfigurationError
+from .localfiles import LocalObjects
+from .locations import parse_location
+from .objects import Objects, open_objects
+from .opening import MANIFEST, NULL_FOLDER, open_dataset, read_manifest
+from .partitions import ROW_GROUP_ROWS, dictionary_columns
+from .sources import Source
+
+if TYPE_CHECKING:
+    from .datasets import Dataset
+
+MODES = ("error", "overwrite", "append", "ignore")
+
+
+def write_dataset(
+    dataset: Dataset,
+    uri: Any,
+    *,
+    format: str,
+    partition_by: Sequence[str],
+    mode: str,
+    options: Mapping[str, Any],
+    max_rows: int | None,
+    max_bytes: int,
+) -> Dataset:
+    """See `Dataset.write`."""
+    if format not in ("parquet", "arrow"):
+        raise ConfigurationError(f"cannot write format {format!r}: use 'parquet' or 'arrow'")
+    if mode not in MODES:
+        raise ConfigurationError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
+    location = parse_location(uri)
+    objects = open_objects(location, options)
+    before = {info.path for info in objects.list("")}
+    if before and mode == "ignore":
+        return open_dataset(uri, storage_options=options)
+    if before and mode == "error":
+        raise AlreadyExistsError(
+            f"{location.url} holds files already: write with mode='overwrite' or 'append'"
+        )
+    kept = _kept(objects, Source(location, options), before) if mode == "append" else []
+    writer = DatasetWriter(objects, dataset.schema, format, partition_by, max_rows, max_bytes)
+    try:
+        for batch in dataset.iter_batches():
+            writer.write(pa.Table.from_batches([batch]))
+        files = writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+    manifest: dict[str, Any] = {"version": 1, "format": format, "partition_by": list(partition_by)}
+    if partition_by:
+        told = pa.schema([dataset.schema.field(name) for name in partition_by])
+        manifest["partition_schema"] = b64encode(told.serialize().to_pybytes()).decode()
+    manifest["files"] = kept + [file.record() for file in files]
+    objects.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+    if mode == "overwrite":
+        objects.delete(sorted(before - {MANIFEST}))
+    return open_dataset(uri, format=format, storage_options=options)
+
+
+def _kept(objects: Objects, source: Source, before: set[str]) -> list[dict[str, Any]]:
+    """What is there already, as the manifest has it."""
+    from .opening import root_path
+
+    manifest = read_manifest(source, root_path(source.location, source))
+    if manifest is not None:
+        return list(manifest["files"])
+    sizes = {info.path: info.bytes for info in objects.list("")}
+    return [
+        {"path": path, "bytes": sizes.get(path, 0)}
+        for path in sorted(before)
+        if not PurePosixPath(path).name.startswith((".", "_"))
+    ]
+
+
+@dataclass(slots=True)
+class _Written:
+    path: str
+    rows: int
+    bytes: int
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"path": self.path, "rows": self.rows, "bytes": self.bytes}
+        return record | ({"values": self.values} if self.values else {})
+
+
+@dataclass(slots=True)
+class _Open:
+    """A file that is being written, in a temporary place."""
+
+    file: str
+    sink: Any
+    writer: Any = None
+    rows: int = 0
+    bytes: int = 0
+    held: list[Any] = field(default_factory=list[Any])
+    held_rows: int = 0
+
+
+class DatasetWriter:
+    """Writes rows into files of a bounded size; each is put whole, under a name nobody else has."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        schema: Any,
+        format: str,
+        partition_by: Sequence[str],
+        max_rows: int | None,
+        max_bytes: int,
+    ) -> None:
+        missing = [name for name in partition_by if name not in schema.names]
+        if missing:
+            raise ConfigurationError(f"cannot partition by {missing[0]!r}: there is no such column")
+        self._objects = objects
+        self._format = format
+        self._by = list(partition_by)
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._schema = pa.schema([f for f in schema if f.name not in self._by])
+        self._nonce = os.urandom(4).hex()
+        self._number = 0
+        self._open: dict[str, _Open] = {}
+        self._values: dict[str, dict[str, Any]] = {}
+        self._done: list[_Written] = []
+
+    def write(self, table: Any) -> None:
+        """Add rows, in order."""
+        for folder, part in self._split(table):
+            at = 0
+            while at < part.num_rows:
+                at += self._write_some(folder, part.slice(at))
+
+    def _split(self, table: Any) -> Iterator[tuple[str, Any]]:
+        """The rows by their folder."""
+        if not self._by:
+            yield "", table
+            return
+        keys = table.select(self._by)
+        rest = table.drop_columns(self._by)
+        for row in keys.group_by(self._by, use_threads=False).aggregate([]).to_pylist():
+            mask = None
+            for name, value in row.items():
+                column = keys.column(name)
+                test = pc.is_null(column) if value is None else pc.equal(column, value)
+                mask = test if mask is None else pc.and_(mask, test)
+            folder = "".join(f"{quote(n, safe='')}={_folder_text(v)}/" for n, v in row.items())
+            self._values[folder] = {n: None if v is None else str(v) for n, v in row.items()}
+            yield folder, rest.filter(mask)
+
+    def _write_some(self, folder: str, table: Any) -> int:
+        """Write the rows that the open file has room for; returns how many."""
+        file = self._open.get(folder)
+        if file is None:
+            file = self._open[folder] = self._begin(folder)
+        room = table.num_rows
+        if self._max_rows is not None:
+            room = min(room, self._max_rows - file.rows)
+        if table.nbytes:
+            each = table.nbytes / table.num_rows
+            room = min(room, max(1, int((self._max_bytes - file.bytes) / each)))
+        part = table.slice(0, room)
+        file.held.append(part)
+        file.held_rows += room
+        file.rows += room
+        file.bytes += int(table.nbytes * room / table.num_rows)
+        if file.held_rows >= ROW_GROUP_ROWS or file.bytes >= self._max_bytes:
+            self._spill(file)
+        if file.bytes >= self._max_bytes or file.rows == self._max_rows:
+            self._finish(folder)
+        return room
+
+    def _begin(self, folder: str) -> _Open:
+        if isinstance(self._objects, LocalObjects):
+            name = self._objects.temporary(f"{folder}file")
+        else:
+            handle, name = tempfile.mkstemp(prefix="headrace-")
+            os.close(handle)
+        return _Open(name, pa.OSFile(name, "wb"))
+
+    def _spill(self, file: _Open) -> None:
+        table = pa.concat_tables(file.held) if file.held else self._schema.empty_table()
+        file.held, file.held_rows = [], 0
+        if file.writer is None:
+            file.writer = self._writer(file.sink, table)
+        if self._format == "parquet":
+            file.writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        else:
+            file.writer.write_table(table)
+
+    def _writer(self, sink: Any, sample: Any) -> Any:
+        if self._format == "parquet":
+            return pq.ParquetWriter(
+                sink,
+                self._schema,
+                compression="zstd",
+                use_dictionary=dictionary_columns(sample),
+            )
+        return pa.ipc.new_file(sink, self._schema)
+
+    def _finish(self, folder: str) -> None:
+        file = self._open[folder]
+        if file.held or file.writer is None:
+            self._spill(file)
+        file.writer.close()
+        file.sink.close()
+        size = os.path.getsize(file.file)
+        path = f"{folder}part-{self._number:05d}-{self._nonce}.{self._format}"
+        self._number += 1
+        self._objects.write_file(path, file.file)
+        del self._open[folder]
+        self._done.append(_Written(path, file.rows, size, self._values.get(folder, {})))
+
+    def close(self) -> list[_Written]:
+        """Finish all files. A dataset without rows has one file, which tells its schema."""
+        for folder in list(self._open):
+            self._finish(folder)
+        if not self._done and not self._by:
+            self._open[""] = self._begin("")
+            self._finish("")
+        return self._done
+
+    def discard(self) -> None:
+        """Remove what was written; the target is as it was."""
+        for file in self._open.values():
+            file.sink.close()
+            if os.path.exists(file.file):
+                os.unlink(file.file)
+        self._objects.delete([file.path for file in self._done])
+
+
+def _folder_text(value: Any) -> str:
+    return NULL_FOLDER if value is None else quote(str(value), safe=" ")

@@ -1,0 +1,57 @@
+"""Where input files are: a location with its options, opened anew in each process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .filesystems import open_filesystem, reveal
+from .locations import LOCAL, Location
+
+_opened: dict[Any, Any] = {}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file system: scheme and options. Its repr shows neither keys nor secrets."""
+
+    location: Location
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+    def __hash__(self) -> int:
+        return hash(self.location)
+
+    @property
+    def local(self) -> bool:
+        return self.location.scheme == LOCAL
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec file system; one per process, scheme and options."""
+        key = (os.getpid(), self.location.scheme, repr(sorted(reveal(self.options).items())))
+        found = _opened.get(key)
+        if found is None:
+            if self.local:
+                from fsspec.implementations.local import LocalFileSystem
+
+                found = LocalFileSystem()
+            else:
+                found = open_filesystem(self.location, self.options)
+            _opened[key] = found
+        return found
+
+    def arrow(self) -> Any:
+        """The same as a pyarrow file system."""
+        from pyarrow import fs
+
+        if self.local:
+            return fs.LocalFileSystem()
+        return fs.PyFileSystem(fs.FSSpecHandler(self.filesystem))
+
+    def show(self, path: str) -> str:
+        """A path of this file system as a URL without secrets."""
+        if self.local:
+            return path
+        return f"{self.location.scheme}://{path.lstrip('/')}"

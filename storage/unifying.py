@@ -1,0 +1,115 @@
+"""One schema for many files, by a stated rule.
+
+Columns are matched by name, in the order in which they first appear; one that a file lacks is null
+there. Types widen where every value keeps its meaning: null to anything, integers to wider integers,
+integers to floats, float to double, short text to large text, coarser to finer timestamps, decimals
+to wider ones, and so inside lists and structs (a struct gets the fields of all). Everything else, text
+beside numbers for instance, is an error that says which file has what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ..core.errors import ConfigurationError
+from .forms import EXTENSION_KEY
+
+
+def unified(named: Iterable[tuple[str, Any]]) -> Any:
+    """The schema of all files, given as (name for messages, schema) pairs.
+
+    Raises
+    ------
+    ConfigurationError
+        A column's types do not go together; shows which file has which.
+    """
+    columns: dict[str, dict[Any, tuple[Any, str]]] = {}
+    for name, schema in named:
+        for field in schema:
+            seen = columns.setdefault(field.name, {})
+            seen.setdefault((field.type, _extension(field)), (field, name))
+    return pa.schema([_one(name, list(seen.values())) for name, seen in columns.items()])
+
+
+def _extension(field: Any) -> bytes | None:
+    return (field.metadata or {}).get(EXTENSION_KEY)
+
+
+def _one(name: str, seen: Sequence[tuple[Any, str]]) -> Any:
+    """The column that holds all types of it; the order in which they were met makes no difference."""
+    solid = [(field, where) for field, where in seen if field.type != pa.null()]
+    if not solid:
+        return pa.field(name, pa.null())
+    marks = {_extension(field) for field, _ in solid}
+    groups = {_family(field.type) for field, _ in solid}
+    if len(marks) > 1 or len(groups) > 1:
+        raise _mismatch(name, seen)
+    kind = None
+    for field, _ in sorted(solid, key=lambda pair: str(pair[0].type)):
+        kind = field.type if kind is None else _wider(kind, field.type)
+        if kind is None:
+            raise _mismatch(name, seen)
+    return pa.field(name, kind, metadata=solid[0][0].metadata if marks != {None} else None)
+
+
+def _family(kind: Any) -> str:
+    """Text and bytes never meet, although Arrow would make bytes of both."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return "bytes" if binary or pa.types.is_fixed_size_binary(kind) else "other"
+
+
+def _wider(a: Any, b: Any) -> Any | None:
+    if a == b:
+        return a
+    if pa.types.is_dictionary(a) or pa.types.is_dictionary(b):
+        a = a.value_type if pa.types.is_dictionary(a) else a
+        b = b.value_type if pa.types.is_dictionary(b) else b
+    try:
+        both = [pa.schema([("x", a)]), pa.schema([("x", b)])]
+        return pa.unify_schemas(both, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def _mismatch(name: str, seen: Sequence[tuple[Any, str]]) -> ConfigurationError:
+    lines = [
+        f"  {'pickled objects' if _extension(field) else field.type}  in  {where}"
+        for field, where in seen
+    ]
+    return ConfigurationError(
+        f"column {name!r} has types that do not go together:\n"
+        + "\n".join(lines)
+        + "\nCast it to one type where it is made, or read these files as separate datasets."
+    )
+
+
+def align(table: Any, schema: Any) -> Any:
+    """A table in a unified schema: missing columns null, others cast.
+
+    Raises
+    ------
+    ConfigurationError
+        A value does not survive the cast (an integer beyond 2**53 to a float).
+    """
+    if table.schema.equals(schema, check_metadata=False):
+        return table.cast(schema) if table.schema.names else table
+    names = set(table.column_names)
+    columns: list[Any] = []
+    for field in schema:
+        if field.name not in names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowException as error:
+            raise ConfigurationError(
+                f"column {field.name!r} ({column.type}) cannot be read as {field.type} without loss: "
+                f"{error}"
+            ) from error
+    return pa.table(columns, schema=schema)
