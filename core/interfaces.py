@@ -542,6 +542,8 @@ class Manifest:
     """Positions without a value (failed, skipped, cancelled)."""
     winners: tuple[Positions, ...] = ()
     """Per receipt the positions whose value it gives; empty: all of each receipt's."""
+    schema: bytes | None = None
+    """The task's stated Arrow schema, serialised: its dataset has it also when there are no items."""
 
 
 @runtime_checkable
