@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import pyarrow as pa
@@ -292,6 +293,45 @@ class Partition(Dataset):
         from .adapting import convert, form_of
 
         return convert(self, form_of(annotation) or "table")
+
+
+def open_dataset(
+    uri: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    format: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    columns: Sequence[str] | None = None,
+    filter: Any = None,
+) -> Dataset:
+    """Open files as a dataset, in the order of their paths.
+
+    Parameters
+    ----------
+    uri
+        A file, a folder (with all below it, names that begin with ``.`` or ``_`` left out), a glob,
+        or a list of these; a path or a URL (``s3://``, ``gs://``, ``memory://`` ...).
+    format
+        ``"parquet"``, ``"arrow"``, ``"csv"``, ``"jsonl"``, ``"text"`` (a column ``text``, a row per
+        line) or ``"files"`` (a row per file: ``path, size, modified, etag, content``). By default
+        what the names' endings say.
+    storage_options
+        For the file system, as in pandas and Dask.
+    columns
+        Read these columns only.
+    filter
+        Read the rows that fit: a `pyarrow.compute.Expression`, or a list of
+        ``(column, operator, value)``.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    ConfigurationError
+        The format cannot be told, or the location is none.
+    """
+    from .opening import find_pieces
+
+    pieces = find_pieces(uri, format, storage_options or {})
+    return Dataset(pieces, columns=columns, filter=filter)
 
 
 def _rebuilt(cls: type[Dataset], pieces: Any, schema: Any, columns: Any, filter: Any) -> Dataset:

@@ -1,4 +1,4 @@
-"""`open_dataset`: files anywhere as a dataset. Only listings are read, and footers when asked."""
+"""Finding input files: listings, formats by ending, manifests, and columns told by folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from ..core.errors import ConfigurationError, NotFoundError
-from .datasets import Dataset
 from .locations import LOCAL, Location, parse_location
 from .objects import modified_time
 from .pieces import Piece
@@ -42,46 +41,14 @@ _COMPRESSED = frozenset({".gz", ".bz2", ".zst", ".lz4", ".xz"})
 Uri = str | os.PathLike[str]
 
 
-def open_dataset(
-    uri: Uri | Sequence[Uri],
-    format: str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    columns: Sequence[str] | None = None,
-    filter: Any = None,
-) -> Dataset:
-    """Open files as a dataset, in the order of their paths.
-
-    Parameters
-    ----------
-    uri
-        A file, a folder (with all below it, names that begin with ``.`` or ``_`` left out), a glob,
-        or a list of these; a path or a URL (``s3://``, ``gs://``, ``memory://`` ...).
-    format
-        ``"parquet"``, ``"arrow"``, ``"csv"``, ``"jsonl"``, ``"text"`` (a column ``text``, a row per
-        line) or ``"files"`` (a row per file: ``path, size, modified, etag, content``). By default
-        what the names' endings say.
-    storage_options
-        For the file system, as in pandas and Dask.
-    columns
-        Read these columns only.
-    filter
-        Read the rows that fit: a `pyarrow.compute.Expression`, or a list of
-        ``(column, operator, value)``.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such file.
-    ConfigurationError
-        The format cannot be told, or the location is none.
-    """
+def find_pieces(
+    uri: Uri | Sequence[Uri], format: str | None, options: Mapping[str, Any]
+) -> list[Piece]:
+    """The files of one or several locations. See `storage.datasets.open_dataset`."""
     if format is not None and format not in FORMATS:
         raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
     uris: Iterable[Uri] = [uri] if isinstance(uri, (str, os.PathLike)) else uri
-    pieces: list[Piece] = []
-    for one in uris:
-        pieces.extend(_pieces(one, format, storage_options or {}))
-    return Dataset(pieces, columns=columns, filter=filter)
+    return [piece for one in uris for piece in _pieces(one, format, options)]
 
 
 def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any]) -> list[Piece]:

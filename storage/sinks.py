@@ -20,7 +20,7 @@ from ..core.errors import AlreadyExistsError, ConfigurationError
 from .localfiles import LocalObjects
 from .locations import parse_location
 from .objects import Objects, open_objects
-from .opening import MANIFEST, NULL_FOLDER, open_dataset, read_manifest
+from .opening import MANIFEST, NULL_FOLDER, read_manifest
 from .partitions import ROW_GROUP_ROWS, dictionary_columns
 from .sources import Source
 
@@ -46,6 +46,8 @@ def write_dataset(
         raise ConfigurationError(f"cannot write format {format!r}: use 'parquet' or 'arrow'")
     if mode not in MODES:
         raise ConfigurationError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
+    from .datasets import open_dataset
+
     location = parse_location(uri)
     objects = open_objects(location, options)
     before = {info.path for info in objects.list("")}
