@@ -161,6 +161,8 @@ class Depot:
         self._given_up.set()
         with self._room:
             self._room.notify_all()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._news.set)  # a poll under way ends
         self._start(self._host.close)
 
     def close_and_wait(self) -> None:

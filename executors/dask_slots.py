@@ -417,11 +417,12 @@ class DaskRunner:
         self._shut_down()
 
     async def _leave(self, workers: list[_Worker]) -> None:
-        await asyncio.wait(
-            [asyncio.ensure_future(self._on(worker, dask_depot.leave)) for worker in workers],
-            timeout=10,
-        ) if workers else None
+        leaving = [asyncio.ensure_future(self._on(w, dask_depot.leave)) for w in workers if w.ready]
+        if leaving:
+            await asyncio.wait(leaving, timeout=10)
         tasks = list(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=3)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

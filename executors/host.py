@@ -13,6 +13,7 @@ from .launch import Launch
 from .supervisor import ChildSlot
 
 
+_COOPERATE_SECONDS = 5.0
 _REMEMBERED = 10_000
 """Requests for batches that have not come yet; most of them never will."""
 
@@ -44,7 +45,7 @@ class Host:
         self, launch: Launch | None, *, max_items: int | None = None, node: str = ""
     ) -> None:
         self._launch, self._max_items, self._node = launch, max_items, node
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._watch = Watch()
         self._idle: list[ChildSlot] = []
         self._idle_threads: list[ThreadSlot] = []
@@ -77,6 +78,7 @@ class Host:
             with self._lock:
                 self._running.pop(key, None)
                 self._asked.pop(key, None)
+                self._lock.notify_all()
                 closed = self._closed
                 if not closed:
                     self._put_back(slot)
@@ -137,4 +139,6 @@ class Host:
             thread.start()
         for thread in threads:
             thread.join()
+        with self._lock:  # code in this process ends when it cooperates, or not at all
+            self._lock.wait_for(lambda: not self._running, _COOPERATE_SECONDS)
         self._watch.close()

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.errors import ExecutorError, HeadraceError
 from ..core.interfaces import Batch, Control, End, Mark, Outcome, Report, Sink, WorkerInfo
-from . import autopsy
+from . import autopsy, wire
 from . import marks as marks_memory
 from .asked import Asked, nothing
 from .marks import Running, running
@@ -34,14 +34,15 @@ class ThreadSlot:
     """One place where batches run in the calling thread."""
 
     def __init__(
-        self, watch: Watch, node: str = "", body: str = "headrace.core.worker:run_batch"
+        self, watch: Watch, node: str = "", body: str | None = None
     ) -> None:
         self._watch = watch
         self._marks = marks_memory.private()
         self._lock = threading.Lock()
         self._batch: Batch | None = None
         self._ident = 0
-        self._body_name = body
+        self._closed = False
+        self._body_name = body or wire.BODY
         self._node = node or socket.gethostname()
 
     def run(self, batch: Batch, sink: Sink, asked: Asked = nothing) -> None:
@@ -58,7 +59,8 @@ class ThreadSlot:
                 marks[word] = 0
             marks[Mark.RUNNING] = -1
             self._batch, self._ident = batch, threading.get_ident()
-        if request := asked():
+            closed = self._closed
+        if request := Control.KILL if closed else asked():
             self.control(request, batch.grace_seconds)
         info = WorkerInfo(
             f"{socket.gethostname()}-{os.getpid()}-{self._ident:x}",
@@ -98,7 +100,9 @@ class ThreadSlot:
             self._watch.hurry(self)
 
     def close(self, grace: float = 2.0) -> None:
-        """Ask the running batch to end."""
+        """Ask the running batch to end, and those that come."""
+        with self._lock:
+            self._closed = True
         self.control(Control.KILL, grace)
 
     # ---------------------------------------------------------------------------- for the watch

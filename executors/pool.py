@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -21,6 +22,9 @@ from ..core.interfaces import (
 from .capacity import Capacity, Ledger
 from .host import Host
 from .launch import Launch
+
+
+_JOIN_SECONDS = 2.0
 
 
 class Runner(Protocol):
@@ -70,7 +74,7 @@ class QueuePool:
         self._ledger = Ledger()
         self._lock = threading.Lock()
         self._queue: deque[tuple[Batch, Sink]] = deque()
-        self._active: dict[tuple[str, int], Batch] = {}
+        self._active: dict[tuple[str, int], tuple[Batch, Sink]] = {}
         self._ready: SimpleQueue[tuple[Batch, Sink] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._free_threads = 0
@@ -97,7 +101,7 @@ class QueuePool:
             waiting = [entry for entry in waiting if entry[0].run_id == run_id]
             for entry in waiting:
                 self._queue.remove(entry)
-            active = self._active.get((run_id, batch))
+            active, _ = self._active.get((run_id, batch), (None, None))
         for queued, sink in waiting:
             sink(withdrawn(queued, request))
         if active is not None:
@@ -116,9 +120,15 @@ class QueuePool:
         self._runner.close()
         for _ in threads:
             self._ready.put(None)
+        deadline = time.monotonic() + _JOIN_SECONDS
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:  # code of this process that does not cooperate is left to itself
+            stuck = [(batch, sink) for batch, sink in self._active.values()]
+            self._active.clear()
+        for batch, sink in stuck:
+            sink(closed(batch))
 
     def refresh(self) -> None:
         """Look again at what there is to run on."""
@@ -137,7 +147,7 @@ class QueuePool:
         """Start what fits, in order; the lock is held."""
         while self._queue and self._ledger.take(self._queue[0][0].resources, self._capacity()):
             batch, sink = self._queue.popleft()
-            self._active[batch.run_id, batch.id] = batch
+            self._active[batch.run_id, batch.id] = batch, sink
             if self._free_threads:
                 self._free_threads -= 1
             else:
@@ -158,7 +168,8 @@ class QueuePool:
     def _forward(self, batch: Batch, sink: Sink, report: Report) -> None:
         if report.end is not None:
             with self._lock:
-                del self._active[batch.run_id, batch.id]
+                if self._active.pop((batch.run_id, batch.id), None) is None:
+                    return  # it was told at close
                 self._ledger.give(batch.resources)
                 self._free_threads += 1  # this thread takes what is ready as soon as it returns
                 self._dispatch()

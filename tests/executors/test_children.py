@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Heard, gone, launch_here
+from listening import Heard, gone, launch_here
 from standin import make_batch
 
 from headrace.core.errors import ExecutorError, VersionMismatchError
@@ -290,7 +290,7 @@ def test_without_shared_marks_limits_and_kills_work(shell):
 ORPHAN = """
 import sys, os, threading, time
 sys.path[:0] = {path!r}
-from conftest import Heard, launch_here
+from listening import Heard, launch_here
 from standin import make_batch
 from headrace.executors.supervisor import ChildSlot
 slot, heard = ChildSlot(launch_here()), Heard()
