@@ -10,7 +10,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if sys.platform == "win32":
-    raise ImportError("headrace does not run on Windows; use WSL (https://learn.microsoft.com/windows/wsl)")
+    raise ImportError(
+        "headrace does not run on Windows; use WSL (https://learn.microsoft.com/windows/wsl)"
+    )
 
 if TYPE_CHECKING:
     from .core import errors, states
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from .executors.threads import ThreadsExecutor
     from .storage.datasets import Dataset, open_dataset
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     ".core": ("errors", "states"),
@@ -88,6 +90,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("headrace")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,8 +31,10 @@ class Annotation(Generic[T_co]):
         return type(self), (self.value,)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, Annotation) and bool(
-            self.value == other.value  # pyright: ignore[reportUnknownMemberType]
+        return (
+            type(self) is type(other)
+            and isinstance(other, Annotation)
+            and bool(self.value == other.value)
         )
 
     def __hash__(self) -> int:

@@ -24,7 +24,9 @@ AnyFuture = Future[Any] | MapFuture[Any]
 _SCANNED = (list, tuple, dict, set)
 
 
-def submit(task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> Future[Any]:
+def submit(
+    task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
+) -> Future[Any]:
     """Add a single call to the current run, or to a run of its own."""
     _not_in_task(task, "submit")
     flow = FLOW_RUN.get() or _own_run(task)
@@ -87,7 +89,8 @@ def call(
     if flow is not None:
         added = _single(task, flow, args, kwargs, wait_for, caller=True)
         return _outcome(Future(flow.engine, _add(flow, added), 0), return_state=return_state)
-    from .flow_engine import Driver, task_run
+    from .flow_engine import Driver
+    from .new_runs import task_run
 
     driver = Driver(task_run(task, inline=True))
     with driver.running() as flow:
@@ -111,11 +114,12 @@ async def _call_async(
     if flow is not None:
         future = await _on_loop(task, flow, args, kwargs, wait_for)
     else:
-        from .flow_engine import Driver, task_run
+        from .flow_engine import Driver
+        from .new_runs import task_run
 
         driver = Driver(await in_thread(task_run, task, inline=True))
-        async with driver.arunning() as flow:
-            future = await _on_loop(task, flow, args, kwargs, wait_for)
+        async with driver.arunning() as own:
+            future = await _on_loop(task, own, args, kwargs, wait_for)
             await driver.aconclude(future.state)
     return await in_thread(_outcome, future, return_state=return_state)
 
@@ -319,7 +323,8 @@ def _values_of(futures: MapFuture[Any]) -> Iterator[Any]:
 
 def _own_run(task: Task[..., Any]) -> FlowRunContext:
     """A run for one call outside of any flow, named after the task."""
-    from .flow_engine import Driver, task_run
+    from .flow_engine import Driver
+    from .new_runs import task_run
 
     return Driver(task_run(task, inline=False)).begin()
 

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -105,7 +105,7 @@ class Cursor:
         )
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> Generator[None]:
         """Make it the current task run in this context; its prints are logged if it asks for it."""
         token = TASK_RUN.set(self)
         try:
@@ -176,7 +176,7 @@ def mark_seen(run_id: str, node: int) -> None:
 
 
 @contextmanager
-def flow_run_scope(context: FlowRunContext) -> Iterator[None]:
+def flow_run_scope(context: FlowRunContext) -> Generator[None]:
     """Make a flow run the current one; a task run around it is out of sight inside."""
     with _LIVE_LOCK:
         _LIVE[context.engine.run_id] = context
@@ -213,7 +213,7 @@ def get_run_context() -> TaskRunContext | FlowRunContext:
 
 
 @contextmanager
-def tags(*names: str) -> Iterator[frozenset[str]]:
+def tags(*names: str) -> Generator[frozenset[str]]:
     """Add tags to all flow runs and task calls inside the block.
 
     Examples
@@ -295,7 +295,11 @@ class Context:
     def parameters(self) -> Mapping[str, Any]:
         """The flow's parameters: in a flow the values, in a task their short reprs."""
         task = TASK_RUN.get()
-        return dict(task.spec.parameters) if task is not None else self._flow("parameters").info.parameters
+        return (
+            dict(task.spec.parameters)
+            if task is not None
+            else self._flow("parameters").info.parameters
+        )
 
     @property
     def setup(self) -> Any:

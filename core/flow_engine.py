@@ -13,15 +13,13 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
 
 from . import logs
 from .context import (
     FLOW_RUN,
-    TAGS,
     TASK_RUN,
     FlowRunContext,
     flow_run_scope,
@@ -33,8 +31,7 @@ from .errors import HeadraceError, NestedSubmitError
 from .futures import Future, MapFuture, MapStates
 from .hooks import call_hooks, hooks_for
 from .options import FlowOptions
-from .runnames import run_name
-from .runs import FlowRun, RunEngine, RunInfo, open_engine
+from .runs import FlowRun, RunEngine, open_engine
 from .states import (
     AwaitingRetry,
     Cancelled,
@@ -50,80 +47,9 @@ from .states import (
 from .waiting import in_thread
 
 if TYPE_CHECKING:
-    from .flows import Flow
-    from .tasks import Task
+    pass
 
 _log = logging.getLogger(logs.ROOT)
-
-
-# --------------------------------------------------------------------------------- a run's record
-
-
-def make_run(
-    options: FlowOptions,
-    flow: Flow[..., Any] | None,
-    parameters: Mapping[str, Any],
-    *,
-    entrypoint: str | None = None,
-) -> FlowRun[Any]:
-    """A run that has not begun: its executor, store and history are found, nothing is opened yet.
-
-    Raises
-    ------
-    ConfigurationError
-        An executor, a storage or a history that cannot be.
-    """
-    from . import parameters as parameter_rules
-    from .registry import open_history, open_store, resolve_executor
-    from .settings import get_settings
-
-    settings = get_settings()
-    logs.setup(settings.log_level)
-    parent = FLOW_RUN.get()
-    executor = options.executor
-    if executor is None and parent is not None:
-        executor = parent.info.executor
-    info = RunInfo(
-        id=uuid4(),
-        name=run_name(f"flow {options.name!r}", options.flow_run_name, parameters),
-        flow=flow,
-        flow_name=options.name,
-        version=options.version or "",
-        entrypoint=entrypoint,
-        tags=options.tags | TAGS.get(),
-        executor=resolve_executor(executor),
-        store=_store(options, parent, settings, open_store),
-        history=parent.info.history if parent is not None else open_history(settings.history_url),
-        settings=settings,
-        parameters=parameters,
-        stored_parameters=parameter_rules.stored(parameters),
-        short_parameters=parameter_rules.short(parameters),
-        parent=parent.info.id if parent is not None else None,
-        tag_limits=options.tag_limits,
-        log_level=logging.getLevelNamesMapping()[settings.log_level],
-    )
-    run = FlowRun[Any](info, options.timeout_seconds)
-    if parent is not None:
-        parent.run.children.append(run)
-    return run
-
-
-def _store(
-    options: FlowOptions, parent: FlowRunContext | None, settings: Any, open_store: Any
-) -> Any:
-    if options.storage is not None:
-        return open_store(options.storage, options.storage_options)
-    if parent is not None:
-        return parent.info.store
-    return open_store(
-        settings.storage_url, options.storage_options or settings.plain_storage_options()
-    )
-
-
-def task_run(task: Task[..., Any], *, inline: bool) -> FlowRun[Any]:
-    """A run for one task that is called outside of any flow; it is named after the task."""
-    options = FlowOptions(name=task.name, executor="inline" if inline else None)
-    return make_run(options, None, {})
 
 
 # ------------------------------------------------------------------------------------ the driver
@@ -173,7 +99,7 @@ class Driver:
         self._engine, self._context = self.run.engine, context
 
     @contextmanager
-    def running(self) -> Iterator[FlowRunContext]:
+    def running(self) -> Generator[FlowRunContext]:
         """The run's context, current in the block; at the block's end the run must be concluded."""
         context = self.begin()
         try:
@@ -191,7 +117,7 @@ class Driver:
             leave(context)
 
     @asynccontextmanager
-    async def arunning(self) -> AsyncIterator[FlowRunContext]:
+    async def arunning(self) -> AsyncGenerator[FlowRunContext]:
         """`running`, without blocking the loop."""
         context = await in_thread(self.begin)
         try:
@@ -268,9 +194,7 @@ class Driver:
                 return state
             try:
                 await in_thread(self.engine.block, self.context.idle)
-                await in_thread(
-                    self.engine.block, lambda: False, self.options.retry_delay_seconds
-                )
+                await in_thread(self.engine.block, lambda: False, self.options.retry_delay_seconds)
             except HeadraceError as error:
                 return self._raised(error)
             self._next_attempt()
@@ -480,4 +404,3 @@ def finish_in_background(context: FlowRunContext) -> None:
             leave(context)
 
     threading.Thread(target=finish, name=f"headrace-{context.info.name}").start()
-

@@ -61,7 +61,7 @@ class Flow(Generic[P, R]):
         what = f"flow {given.get('name') or getattr(plain, '__name__', plain)!r}"
         self.given: FlowKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
         self.options: FlowOptions = flow_options(what, plain, given)
-        self.fn: Callable[P, R] = plain
+        self.fn = cast("Callable[P, R]", plain)
         self.shape = Shape.of(plain)
         for name in RESERVED:
             if name in self.shape.names:
@@ -143,10 +143,11 @@ class Flow(Generic[P, R]):
     # ------------------------------------------------------------------------------------- calls
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     def __call__(
         self: Flow[..., Coroutine[Any, Any, T]],
+        /,
         *args: Any,
         return_state: Literal[True],
         wait_for: Any = None,
@@ -154,11 +155,11 @@ class Flow(Generic[P, R]):
     ) -> Coroutine[Any, Any, State[T]]: ...
     @overload
     def __call__(
-        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
     ) -> State[R]: ...
     @overload
     def __call__(
-        self, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+        self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
     ) -> R: ...
     def __call__(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
@@ -210,17 +211,17 @@ class Flow(Generic[P, R]):
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[FlowRun[Any], dict[str, Any]]:
-        from .flow_engine import make_run
+        from .new_runs import make_run
 
         arguments = self._arguments(args, kwargs)
         return make_run(self.options, self, arguments, entrypoint=self.entrypoint), arguments
 
     @overload
     def start(
-        self: Flow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+        self: Flow[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> FlowRun[T]: ...
     @overload
-    def start(self, *args: P.args, **kwargs: P.kwargs) -> FlowRun[R]: ...
+    def start(self, /, *args: P.args, **kwargs: P.kwargs) -> FlowRun[R]: ...
     def start(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run it in a thread of its own, beside you; gives a handle at once.
 
@@ -364,6 +365,8 @@ def flow(fn: Any = None, /, **options: Unpack[FlowKeywords]) -> Any:
     >>> @flow(executor="processes")
     ... def prepare(source: str, target: str) -> None: ...
     """
-    if fn is None:
-        return lambda function: Flow(function, options)
-    return Flow(fn, options)
+
+    def decorate(function: Any) -> Flow[..., Any]:
+        return Flow(function, options)
+
+    return decorate if fn is None else decorate(fn)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, overl
 from . import waiting
 from .context import TASK_RUN, mark_seen
 from .errors import NestedSubmitError, RunError, UnpicklableError
+from .scanning import Scan
 from .states import State, StateType, type_of_name
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ class MapFuture(Sequence[Future[R]]):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._look()
-        scan = _Scan(self.node)
+        scan = Scan(self.node)
         while True:
             _remaining(deadline, self.node.key)
             for position in scan.newly():
@@ -405,53 +406,6 @@ class MapStates(Sequence[State[R]]):
     def __repr__(self) -> str:
         told = ", ".join(f"{n} {kind.value}" for kind, n in self.type_counts().items())
         return f"<states of {self._future.node.key}: {told or 'none yet'}>"
-
-
-class _Scan:
-    """Finds the items of a node that have ended since it last looked.
-
-    How many have ended is known from the counts, and items are handed out in order, so a look ends
-    as soon as it has found that many, close to the front of what is open.
-    """
-
-    def __init__(self, node: NodeHandle) -> None:
-        self.node = node
-        self.given = 0
-        self.frontier = 0
-        self.open: list[int] = []
-
-    def _ended(self) -> int:
-        return sum(
-            number
-            for name, number in self.node.counts().items()
-            if State(type_of_name(name)).is_final()
-        )
-
-    def moved(self) -> bool:
-        return self._ended() > self.given or self.node.ended
-
-    def over(self) -> bool:
-        return self.node.ended and self.given >= self._ended()
-
-    def newly(self) -> Iterator[int]:
-        missing = self._ended() - self.given
-        still: list[int] = []
-        found: list[int] = []
-        candidates = iter(self.open)
-        for position in candidates:
-            if len(found) == missing:
-                still.append(position)
-                break
-            (found if self.node.item_done(position) else still).append(position)
-        still.extend(candidates)
-        known = sum(self.node.counts().values())
-        while len(found) < missing and self.frontier < known:
-            done = self.node.item_done(self.frontier)
-            (found if done else still).append(self.frontier)
-            self.frontier += 1
-        self.open = still
-        self.given += len(found)
-        yield from found
 
 
 class DoneAndNotDone(NamedTuple):

@@ -39,7 +39,10 @@ def call_hooks(hooks: Iterable[Callable[..., Any]], subject: Any, run: Any, stat
         except Exception:  # a hook is user code, and must not change what it is told of
             name = getattr(hook, "__name__", repr(hook))
             logging.getLogger("headrace").exception(
-                "hook %s of %s failed in state %s", name, getattr(subject, "name", subject), state.name
+                "hook %s of %s failed in state %s",
+                name,
+                getattr(subject, "name", subject),
+                state.name,
             )
 
 

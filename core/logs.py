@@ -12,7 +12,7 @@ import io
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class _RunHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             deliver(record.levelno, record.name, self.format(record))
-        except Exception:  # logging's own rule: a log call never raises into user code
+        except Exception:  # noqa: BLE001 - logging's own rule: a log call never raises into user code
             self.handleError(record)
 
 
@@ -63,7 +63,7 @@ class _StderrHandler(logging.StreamHandler[Any]):
         )
 
     @property
-    def stream(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def stream(self) -> Any:
         return sys.stderr
 
 
@@ -76,7 +76,7 @@ def setup(level: int | str | None = None) -> None:
 
     A program that has given the logger ``headrace`` handlers of its own keeps them.
     """
-    global _is_ready  # noqa: PLW0603 - one set of handlers per process
+    global _is_ready
     with _ready:
         if not _is_ready:
             for name in (FLOW_LOGGER, TASK_LOGGER):
@@ -95,7 +95,9 @@ def setup(level: int | str | None = None) -> None:
             logging.getLogger(ROOT).setLevel(level.upper() if isinstance(level, str) else level)
 
 
-def echo(level: int, logger: str, message: str, subject: str = "", when: float | None = None) -> None:
+def echo(
+    level: int, logger: str, message: str, subject: str = "", when: float | None = None
+) -> None:
     """Show a line in the driver, on the handlers of the logger ``headrace``.
 
     Parameters
@@ -143,13 +145,13 @@ _patches = 0
 
 
 @contextmanager
-def logged_prints() -> Iterator[None]:
+def logged_prints() -> Generator[None]:
     """While the block runs, ``print`` becomes a log line in runs that ask for it.
 
     Which runs do is their context's ``log_prints``, so other threads print as ever. What one
     ``print`` call writes stays one line of the log, newlines inside included.
     """
-    global _patches  # noqa: PLW0603 - the patch is the process's, counted
+    global _patches
     with _patch_lock:
         _patches += 1
         if _patches == 1:
@@ -163,7 +165,13 @@ def logged_prints() -> Iterator[None]:
                 builtins.print = _plain_print
 
 
-def _print(*values: Any, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
+def _print(
+    *values: Any,
+    sep: str | None = " ",
+    end: str | None = "\n",
+    file: Any = None,
+    flush: bool = False,
+) -> None:
     task = TASK_RUN.get()
     context = task if task is not None else FLOW_RUN.get()
     if context is None or not context.log_prints or file not in (None, sys.stdout):

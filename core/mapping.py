@@ -19,7 +19,7 @@ from typing import Any, cast
 from .annotations import allow_failure, quote, unmapped
 from .binding import Shape
 from .errors import MappingError
-from .futures import Future, MapFuture
+from .futures import Future
 
 _WHOLE = frozenset(
     {
@@ -96,7 +96,7 @@ class _Tuples:
 
 
 def _bare(value: Any) -> Any:
-    return value.value if isinstance(value, allow_failure) else cast("Any", value)
+    return cast("Any", value.value) if isinstance(value, allow_failure) else value
 
 
 def _mapped(value: Any) -> bool:
@@ -131,36 +131,24 @@ def split(what: str, shape: Shape, arguments: Mapping[str, Any]) -> Split:
     MappingError
         Nothing is iterable, or known lengths differ: names the parameters.
     """
-    static: dict[str, Any] = {}
-    mapped: dict[str, Any] = {}
-    tolerant: set[str] = set()
-    sizes: dict[str, int] = {}
-    keywords: dict[str, Any] = {}
     items = dict(arguments)
     if shape.var_keyword is not None and shape.var_keyword in items:
         items.update(items.pop(shape.var_keyword))
+    mapped: dict[str, Any] = {}
+    static: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
     for name, value in items.items():
-        extra = name not in shape.names
-        if name == shape.var_positional:
-            if any(_mapped(each) for each in value):
-                tuples = _Tuples(value)
-                sizes.update(tuples.sizes(name))
-                mapped[name] = tuples
-            else:
-                static[name] = tuple(_whole(each) for each in value)
+        if name == shape.var_positional and any(map(_mapped, value)):
+            mapped[name] = tuples = _Tuples(value)
+            sizes.update(tuples.sizes(name))
+        elif name == shape.var_positional:
+            static[name] = tuple(map(_whole, value))
         elif _mapped(value):
-            bare = _bare(value)
-            mapped[name] = bare
-            if isinstance(value, allow_failure):
-                tolerant.add(name)
+            mapped[name] = bare = _bare(value)
             if (size := length(bare)) is not None:
                 sizes[name] = size
-        elif extra:
-            keywords[name] = _whole(value)
         else:
             static[name] = _whole(value)
-    if keywords and shape.var_keyword is not None:
-        static[shape.var_keyword] = keywords
     if not mapped:
         raise MappingError(_nothing(what, items))
     if len(set(sizes.values())) > 1:
@@ -169,10 +157,17 @@ def split(what: str, shape: Shape, arguments: Mapping[str, Any]) -> Split:
             f"{what}.map: the arguments to map over differ in length ({told}); "
             "wrap what every item should get whole in unmapped(...)"
         )
-    for name, value in shape.defaults().items():
-        if name not in mapped:
-            static.setdefault(name, value)
-    return Split(static, mapped, frozenset(tolerant))
+    tolerant = {name for name in mapped if isinstance(items[name], allow_failure)}
+    return Split(_gathered(shape, static, mapped), mapped, frozenset(tolerant))
+
+
+def _gathered(shape: Shape, static: dict[str, Any], mapped: dict[str, Any]) -> dict[str, Any]:
+    """Static arguments with the defaults, and the extra keywords under ``**kwargs``."""
+    extra = {name: static.pop(name) for name in list(static) if name not in shape.names}
+    if extra and shape.var_keyword is not None:
+        static[shape.var_keyword] = extra
+    defaults = {k: v for k, v in shape.defaults().items() if k not in mapped}
+    return {**defaults, **static}
 
 
 def _whole(value: Any) -> Any:
@@ -186,8 +181,9 @@ def _whole(value: Any) -> Any:
 def _nothing(what: str, items: Mapping[str, Any]) -> str:
     told = ", ".join(f"{name}: {type(_bare(value)).__name__}" for name, value in items.items())
     dicts = [name for name, value in items.items() if isinstance(value, Mapping)]
-    hint = f"; {dicts[0]} goes whole to every item, use list({dicts[0]}) for its keys" if dicts else ""
-    return f"{what}.map: nothing to map over, no argument is iterable ({told or 'no arguments'}){hint}"
-
-
-__all__ = ["MapFuture", "Split", "column", "is_iterable", "length", "split"]
+    hint = (
+        f"; {dicts[0]} goes whole to every item, use list({dicts[0]}) for its keys" if dicts else ""
+    )
+    return (
+        f"{what}.map: nothing to map over, no argument is iterable ({told or 'no arguments'}){hint}"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +13,7 @@ from .errors import ConfigurationError
 from .hooks import HOOKS, checked_hooks
 from .interfaces import Isolation, Resources
 from .nearmiss import near
+from .sizes import bytes_of
 
 if TYPE_CHECKING:
     from .interfaces import Executor, Store
@@ -182,8 +182,13 @@ class _Checks:
         value = self.given.get(name, default)
         if value is None and default is None:
             return None
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not fits or value < least or (above and value == least):
+        if (
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+            or value < least
+            or (above and value == least)
+        ):
             raise self.wrong(name, f"a number {'above' if above else 'of at least'} {least:g}")
         return float(value)
 
@@ -215,7 +220,7 @@ class _Checks:
         value = self.given.get(name) or ()
         if isinstance(value, str):
             raise self.wrong(name, "a list of texts")
-        found = frozenset(value)
+        found: frozenset[Any] = frozenset(value)
         if not all(isinstance(each, str) for each in found):
             raise self.wrong(name, "a list of texts")
         return found
@@ -259,13 +264,17 @@ def task_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
         tags=checks.texts("tags"),
         retries=checks.integer("retries", 0, least=0),
         retry_delay_seconds=_delays(checks),
-        retry_jitter_factor=0.0 if jitter is None else checks.number("retry_jitter_factor", 0, least=0),
+        retry_jitter_factor=0.0
+        if jitter is None
+        else checks.number("retry_jitter_factor", 0, least=0),
         retry_condition_fn=checks.function("retry_condition_fn"),
         infra_retries=checks.integer("infra_retries", 2, least=0),
         timeout_seconds=checks.number("timeout_seconds", None, least=0, above=True),
         resources=_resources(checks),
         isolation=Isolation(checks.one_of("isolation", [i.value for i in Isolation], "child")),
-        on_error=cast("OnError", checks.one_of("on_error", ("raise", "fail_fast", "quarantine"), "raise")),
+        on_error=cast(
+            "OnError", checks.one_of("on_error", ("raise", "fail_fast", "quarantine"), "raise")
+        ),
         min_success_ratio=ratio,
         log_prints=checks.switch("log_prints", None),
         persist_result=checks.switch("persist_result", None) is not False,
@@ -293,7 +302,7 @@ def flow_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
             f"{what}: persist_result=False cannot be honoured, task values are always stored; "
             "use task(persist_result=False) for intermediates of chained maps"
         )
-    limits = _alias(checks, "tag_limits", "max_concurrency_per_tag") or {}
+    limits: dict[Any, Any] = dict(_alias(checks, "tag_limits", "max_concurrency_per_tag") or {})
     for tag, limit in limits.items():
         if not isinstance(tag, str) or not isinstance(limit, int) or limit < 1:
             raise ConfigurationError(
@@ -313,7 +322,7 @@ def flow_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
         validate_parameters=checks.switch("validate_parameters", True),
         log_prints=checks.switch("log_prints", None),
         tags=checks.texts("tags"),
-        tag_limits=dict(limits),
+        tag_limits=limits,
         **checks.hooks(),
     )
 
@@ -332,7 +341,9 @@ def _doc_of(fn: Callable[..., Any]) -> str:
 def _alias(checks: _Checks, name: str, other: str) -> Any:
     first, second = checks.given.get(name), checks.given.get(other)
     if first is not None and second is not None:
-        raise ConfigurationError(f"{checks.what}: {name} and {other} are the same; give one of them")
+        raise ConfigurationError(
+            f"{checks.what}: {name} and {other} are the same; give one of them"
+        )
     return first if first is not None else second
 
 
@@ -364,29 +375,6 @@ def _duration(checks: _Checks, name: str) -> timedelta | None:
     if value is not None and not isinstance(value, timedelta):
         raise checks.wrong(name, "a timedelta")
     return value
-
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
-_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "pi": 1 << 50}
-
-
-def bytes_of(text: str | int) -> int:
-    """Bytes of ``"4GB"`` (10**9), ``"4GiB"`` (2**30) or a number.
-
-    Raises
-    ------
-    ValueError
-        Not a size.
-    """
-    if isinstance(text, int) and not isinstance(text, bool):
-        if text < 0:
-            raise ValueError(f"{text} is not a size in bytes")
-        return text
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]i?)?b?\s*", str(text), re.IGNORECASE)
-    if found is None:
-        raise ValueError(f"{text!r} is not a size; write it as 4GB, 512MiB or a number of bytes")
-    unit = (found[2] or "").lower()
-    return round(float(found[1]) * (_UNITS | _BINARY)[unit])
 
 
 def _resources(checks: _Checks) -> Resources:

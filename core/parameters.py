@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import SchemaError, core_schema, to_jsonable_python
+from pydantic_core import SchemaError, to_jsonable_python
 
 from .annotations import quote
 from .errors import ParameterError
@@ -71,7 +71,13 @@ def _hints(fn: Any) -> dict[str, Any]:
 def _usable(hint: Any) -> bool:
     try:
         create_model("Probe", __config__=_CONFIG, value=(hint, ...))
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, SchemaError, TypeError, NameError):
+    except (
+        PydanticSchemaGenerationError,
+        PydanticUndefinedAnnotation,
+        SchemaError,
+        TypeError,
+        NameError,
+    ):
         return False
     return True
 
@@ -103,10 +109,8 @@ def validate(what: str, fn: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validate_one(model: type[BaseModel], field: str, name: str, value: Any) -> Any:
-    info = model.model_fields[field]
-    single: Any = create_model(
-        "Single", __config__=_CONFIG, value=(info.annotation, Field(..., alias=name))
-    )
+    hint: Any = model.model_fields[field].annotation
+    single: Any = create_model("Single", __config__=_CONFIG, value=(hint, Field(..., alias=name)))
     return single.model_validate({name: value}).value
 
 
@@ -129,9 +133,7 @@ def _told(what: str, error: ValidationError, model: type[BaseModel]) -> str:
 class _Lenient(GenerateJsonSchema):
     """Says nothing of types that JSON does not know, instead of refusing."""
 
-    def handle_invalid_for_json_schema(
-        self, schema: core_schema.CoreSchema, error_info: str
-    ) -> JsonSchemaValue:
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
         del schema, error_info
         return {}
 
@@ -153,7 +155,7 @@ def stored(parameters: Mapping[str, Any]) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > _LONG:  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > _LONG:
         return _short(value)
     try:
         plain = to_jsonable_python(value, fallback=_short, inf_nan_mode="strings")

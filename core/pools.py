@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -61,7 +61,7 @@ def discard(executor: Executor) -> None:
 
 
 @contextmanager
-def opened(executor: Executor) -> Iterator[Pool]:
+def opened(executor: Executor) -> Generator[Pool]:
     """Keep an executor's pool for a block, and close it at the end of the block."""
     try:
         yield lease(executor)
@@ -83,7 +83,7 @@ def close_all() -> None:
 
 def _forget_in_child() -> None:
     """After a fork the pools' threads and sockets are the parent's: start with none, close none."""
-    global _lock, _places, _owner  # noqa: PLW0603 - a fork makes a new process
+    global _lock, _places, _owner
     _lock = threading.Lock()
     _places = {}
     _owner = os.getpid()

@@ -53,9 +53,7 @@ class RecordedRun:
     def state(self) -> State[Any]:
         """Its state now; what the flow returned is not kept in history."""
         record = self.record()
-        return State(
-            StateType(record.state_type), record.state, record.message, run=str(record.id)
-        )
+        return State(StateType(record.state_type), record.state, record.message, run=str(record.id))
 
     @property
     def graph(self) -> Graph:

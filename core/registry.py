@@ -1,14 +1,16 @@
 """Executors, stores and histories by name, from entry points.
 
-Three groups: ``headrace.executors`` (name -> executor class), ``headrace.stores`` (URL scheme ->
-``(url, options) -> Store``) and ``headrace.histories`` (URL scheme -> ``(url) -> History``). What
-headrace brings itself stands in the same form in ``BUILTIN``, so that it is found without scanning
-the installed distributions, and in a checkout that was never installed.
+Three groups: ``headrace.executors`` (name -> executor class), ``headrace.stores`` (``arrow``, the
+general one, or a URL scheme -> ``(url, options) -> Store``) and ``headrace.histories`` (``sql``, the
+general one, or a URL scheme -> ``(url) -> History``). What headrace brings itself stands in the same
+form in ``BUILTIN``, so that it is found without scanning the installed distributions, and in a
+checkout that was never installed.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .errors import ConfigurationError, MissingExtraError
-from .interfaces import Display, Executor, History, Store
+from .interfaces import Executor, History, Store
 from .nearmiss import near
 
 EXECUTORS = "headrace.executors"
@@ -34,11 +36,8 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "dask": f"{_HERE}.executors.dask:DaskExecutor",
         "ray": f"{_HERE}.executors.ray:RayExecutor",
     },
-    STORES: {"*": f"{_HERE}.storage.store:ArrowStore"},
-    HISTORIES: {
-        "sqlite": f"{_HERE}.history.sql:SqlHistory",
-        "postgresql": f"{_HERE}.history.sql:SqlHistory",
-    },
+    STORES: {"arrow": f"{_HERE}.storage.store:ArrowStore"},
+    HISTORIES: {"sql": f"{_HERE}.history.sql:SqlHistory"},
     DISPLAYS: {"*": f"{_HERE}.display.choose:choose"},
 }
 
@@ -100,7 +99,7 @@ def resolve_executor(executor: str | Executor | type[Any] | None = None) -> Exec
 
 
 def _made(found: Any, what: str) -> Executor:
-    if inspect.isclass(found) or (inspect.isroutine(found) and not isinstance(found, Executor)):
+    if inspect.isclass(found) or (inspect.isroutine(found)):
         try:
             found = found()
         except TypeError as error:
@@ -119,6 +118,13 @@ def scheme_of(url: str) -> str:
     return scheme.lower() if separator else "file"
 
 
+def _opener(group: str, url: str, general: str) -> Callable[..., Any]:
+    """What opens a URL: a third party's for its scheme, else the general one."""
+    point = _third_party(group).get(scheme_of(url)) or _find(group, general)
+    assert point is not None, "the general one is built in"
+    return _load(point)
+
+
 def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> Store:
     """The store at a URL or path; a store passes through.
 
@@ -127,26 +133,9 @@ def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> St
     ConfigurationError
         Unknown scheme.
     """
-    if not isinstance(url, str):
-        return url
-    point = _find(STORES, scheme_of(url)) or _find(STORES, "*")
-    assert point is not None, "the general store is built in"
-    opened: Callable[[str, Mapping[str, Any]], Store] = _load(point)
-    return opened(url, options or {})
-
-
-def open_display(setting: str) -> Display | None:
-    """The display that a setting names, for one run; None where nothing is to be shown.
-
-    Raises
-    ------
-    ConfigurationError
-        No such display.
-    """
-    point = _third_party(DISPLAYS).get(setting) or _find(DISPLAYS, "*")
-    assert point is not None, "the general display is built in"
-    chosen: Callable[[str], Display | None] = _load(point)
-    return chosen(setting)
+    if isinstance(url, (str, os.PathLike)):
+        return _opener(STORES, str(url), "arrow")(str(url), options or {})
+    return url
 
 
 _histories: dict[str, History] = {}
@@ -160,19 +149,13 @@ def open_history(url: str) -> History:
     ------
     ConfigurationError
         Unknown kind of database.
+    HistoryError
+        It cannot be opened.
     """
     with _histories_lock:
         if (history := _histories.get(url)) is not None:
             return history
-        scheme = scheme_of(url).partition("+")[0]
-        point = _find(HISTORIES, scheme)
-        if point is None:
-            known = names(HISTORIES)
-            raise ConfigurationError(
-                f"unknown kind of history {scheme!r} (known: {', '.join(known)}){near(scheme, known)}"
-            )
-        opened: Callable[[str], History] = _load(point)
-        _histories[url] = opened(url)
+        _histories[url] = _opener(HISTORIES, url, "sql")(url)
         return _histories[url]
 
 

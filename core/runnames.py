@@ -10,18 +10,133 @@ from typing import Any
 
 from .errors import ConfigurationError
 
-_FIRST = (
-    "amber azure brisk calm clear cobalt copper crisp deep early eager fair fleet fresh gentle "
-    "golden grand green hazel high ivory jade keen late light lively lucid mellow merry mild noble "
-    "olive pale plain proud pure quick quiet rapid rosy ruby sandy sharp silent silver sleek slow "
-    "smooth snowy solid steady still strong sunny swift tall tidy vast vivid warm wide wild young"
-).split()
-_SECOND = (
-    "alder beck brook canal cascade cedar creek current delta dipper eddy elder falls fen ferry "
-    "ford fountain gorge grebe gully harbour heron inlet islet kingfisher lagoon lake lock marsh "
-    "mill moor mouth newt oxbow otter pike pond pool quay rapids reed ripple river salmon shore "
-    "sluice source spring stone stream strand swan tarn tide trout valley wave weir wheel willow"
-).split()
+_FIRST = [
+    "amber",
+    "azure",
+    "brisk",
+    "calm",
+    "clear",
+    "cobalt",
+    "copper",
+    "crisp",
+    "deep",
+    "early",
+    "eager",
+    "fair",
+    "fleet",
+    "fresh",
+    "gentle",
+    "golden",
+    "grand",
+    "green",
+    "hazel",
+    "high",
+    "ivory",
+    "jade",
+    "keen",
+    "late",
+    "light",
+    "lively",
+    "lucid",
+    "mellow",
+    "merry",
+    "mild",
+    "noble",
+    "olive",
+    "pale",
+    "plain",
+    "proud",
+    "pure",
+    "quick",
+    "quiet",
+    "rapid",
+    "rosy",
+    "ruby",
+    "sandy",
+    "sharp",
+    "silent",
+    "silver",
+    "sleek",
+    "slow",
+    "smooth",
+    "snowy",
+    "solid",
+    "steady",
+    "still",
+    "strong",
+    "sunny",
+    "swift",
+    "tall",
+    "tidy",
+    "vast",
+    "vivid",
+    "warm",
+    "wide",
+    "wild",
+    "young",
+]
+_SECOND = [
+    "alder",
+    "beck",
+    "brook",
+    "canal",
+    "cascade",
+    "cedar",
+    "creek",
+    "current",
+    "delta",
+    "dipper",
+    "eddy",
+    "elder",
+    "falls",
+    "fen",
+    "ferry",
+    "ford",
+    "fountain",
+    "gorge",
+    "grebe",
+    "gully",
+    "harbour",
+    "heron",
+    "inlet",
+    "islet",
+    "kingfisher",
+    "lagoon",
+    "lake",
+    "lock",
+    "marsh",
+    "mill",
+    "moor",
+    "mouth",
+    "newt",
+    "oxbow",
+    "otter",
+    "pike",
+    "pond",
+    "pool",
+    "quay",
+    "rapids",
+    "reed",
+    "ripple",
+    "river",
+    "salmon",
+    "shore",
+    "sluice",
+    "source",
+    "spring",
+    "stone",
+    "stream",
+    "strand",
+    "swan",
+    "tarn",
+    "tide",
+    "trout",
+    "valley",
+    "wave",
+    "weir",
+    "wheel",
+    "willow",
+]
 
 
 def random_name() -> str:
@@ -46,7 +161,7 @@ def run_name(
         return random_name()
     if callable(template):
         wants = "parameters" in inspect.signature(template).parameters
-        made = template(parameters=dict(parameters)) if wants else template()
+        made: Any = template(parameters=dict(parameters)) if wants else template()
     else:
         try:
             made = template.format(**parameters)

@@ -198,7 +198,9 @@ class FlowRun(Generic[R]):
             Not done in ``timeout`` seconds; the run goes on.
         """
         if not self._finished.wait(timeout):
-            raise TimeoutError(f"run {self.name} was not done after {timeout:g} seconds; it goes on")
+            raise TimeoutError(
+                f"run {self.name} was not done after {timeout:g} seconds; it goes on"
+            )
         if self._returned and not isinstance(self._value, State):
             return cast("R", self._value)
         return cast("R", self._state.result(raise_on_failure=raise_on_failure))
@@ -285,12 +287,10 @@ def open_engine(info: RunInfo) -> RunEngine:
     """The engine of a run."""
     from .engine import Engine
 
-    return Engine.open(info)
+    return cast("RunEngine", Engine.open(info))
 
 
-def runs(
-    *, flow: str | None = None, state: str | None = None, limit: int = 50
-) -> list[RunRecord]:
+def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) -> list[RunRecord]:
     """Flow runs that history knows, newest first.
 
     Parameters

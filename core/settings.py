@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +164,7 @@ def get_settings() -> Settings:
     ConfigurationError
         A setting has a value that cannot be: one line names it.
     """
-    global _settings  # noqa: PLW0603 - the process's settings
+    global _settings
     with _lock:
         if _settings is None:
             _settings = _make({})
@@ -173,15 +173,15 @@ def get_settings() -> Settings:
 
 def forget_settings() -> None:
     """Read the environment and the files anew at the next `get_settings`."""
-    global _settings  # noqa: PLW0603 - the process's settings
+    global _settings
     with _lock:
         _settings = None
 
 
 @contextmanager
-def settings_override(**values: Any) -> Iterator[Settings]:
+def settings_override(**values: Any) -> Generator[Settings]:
     """Other settings while the block runs, for the whole process; meant for tests."""
-    global _settings  # noqa: PLW0603 - the process's settings
+    global _settings
     before = get_settings()
     kept = {name: getattr(before, name) for name in before.model_fields_set}
     changed = _make({**kept, **values})

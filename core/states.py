@@ -84,7 +84,7 @@ class State(Generic[R_co]):
 
     def __init__(
         self,
-        type: StateType,  # noqa: A002 - Prefect's name
+        type: StateType,
         name: str | None = None,
         message: str = "",
         data: R_co | BaseException | None = None,

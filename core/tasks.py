@@ -84,7 +84,7 @@ class Task(Generic[P, R]):
         what = f"task {given.get('name') or getattr(plain, '__name__', plain)!r}"
         self.given: TaskKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
         self.options: TaskOptions = task_options(what, plain, given)
-        self.fn: Callable[P, R] = plain
+        self.fn = cast("Callable[P, R]", plain)
         self.shape = Shape.of(plain)
         for name in RESERVED:
             if name in self.shape.names:
@@ -113,10 +113,11 @@ class Task(Generic[P, R]):
     # ------------------------------------------------------------------------------------- calls
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     def __call__(
         self: Task[..., Coroutine[Any, Any, T]],
+        /,
         *args: Any,
         return_state: Literal[True],
         wait_for: Any = None,
@@ -124,11 +125,11 @@ class Task(Generic[P, R]):
     ) -> Coroutine[Any, Any, State[T]]: ...
     @overload
     def __call__(
-        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
     ) -> State[R]: ...
     @overload
     def __call__(
-        self, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+        self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
     ) -> R: ...
     def __call__(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
@@ -148,17 +149,18 @@ class Task(Generic[P, R]):
 
     @overload
     def submit(
-        self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+        self: Task[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]: ...
     @overload
     def submit(
-        self: Task[P, Generator[T, Any, Any]], *args: P.args, **kwargs: P.kwargs
+        self: Task[P, Generator[T, Any, Any]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[list[T]]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     @overload
     def submit(
         self: Task[..., Coroutine[Any, Any, T]],
+        /,
         *args: Any,
         return_state: Literal[True],
         wait_for: Any = None,
@@ -166,11 +168,12 @@ class Task(Generic[P, R]):
     ) -> State[T]: ...
     @overload
     def submit(
-        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
     ) -> State[R]: ...
     @overload
     def submit(
         self: Task[..., Coroutine[Any, Any, T]],
+        /,
         *args: Any,
         wait_for: Any,
         return_state: Literal[False] = False,
@@ -178,7 +181,7 @@ class Task(Generic[P, R]):
     ) -> Future[T]: ...
     @overload
     def submit(
-        self, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+        self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
     ) -> Future[R]: ...
     @overload
     def submit(
@@ -223,6 +226,7 @@ class Task(Generic[P, R]):
     @overload
     def map(
         self: Task[..., Coroutine[Any, Any, T]],
+        /,
         *args: Any,
         return_state: Literal[True],
         wait_for: Any = None,
@@ -234,6 +238,7 @@ class Task(Generic[P, R]):
     @overload
     def map(
         self,
+        /,
         *args: Any,
         return_state: Literal[True],
         wait_for: Any = None,
@@ -245,6 +250,7 @@ class Task(Generic[P, R]):
     @overload
     def map(
         self: Task[..., Coroutine[Any, Any, T]],
+        /,
         *args: Any,
         return_state: Literal[False] = False,
         wait_for: Any = None,
@@ -256,6 +262,7 @@ class Task(Generic[P, R]):
     @overload
     def map(
         self: Task[..., Generator[T, Any, Any]],
+        /,
         *args: Any,
         return_state: Literal[False] = False,
         wait_for: Any = None,
@@ -267,6 +274,7 @@ class Task(Generic[P, R]):
     @overload
     def map(
         self,
+        /,
         *args: Any,
         return_state: Literal[False] = False,
         wait_for: Any = None,
@@ -408,7 +416,9 @@ def _restore(fn: Any, given: Any) -> Task[..., Any]:
 
 def _checked_key(task: str, key: Any) -> Any:
     if key is not None and not callable(key):
-        raise ConfigurationError(f"{task}.map: key must be a function of an item's input, got {key!r}")
+        raise ConfigurationError(
+            f"{task}.map: key must be a function of an item's input, got {key!r}"
+        )
     return key
 
 
@@ -446,8 +456,8 @@ def task(fn: Any = None, /, **options: Unpack[TaskKeywords]) -> Any:
     >>> @task(retries=3, retry_delay_seconds=[1, 10, 60])
     ... def fetch(url: str) -> bytes: ...
     """
-    if fn is None:
-        return lambda function: Task(function, options)
-    return Task(fn, options)
 
+    def decorate(function: Any) -> Task[..., Any]:
+        return Task(function, options)
 
+    return decorate if fn is None else decorate(fn)

@@ -94,7 +94,7 @@ class _Tracer:
 
     def _edges(self, target: int, value: Any, kind: Any) -> None:
         for source in _futures_in(value):
-            if source.engine is self:
+            if source.engine is cast("Any", self):
                 self.edges[source.node.id, target] = GraphEdge(source.node.id, target, kind)
 
     def placeholder(self, node: Any) -> Placeholder:
@@ -196,9 +196,7 @@ def trace(flow: Flow[..., Any], arguments: Mapping[str, Any]) -> Graph:
         short_parameters=(),
     )
     run = FlowRun[Any](info)
-    context = FlowRunContext(
-        flow, info, run, cast("Any", engine), placeholder=engine.placeholder
-    )
+    context = FlowRunContext(flow, info, run, cast("Any", engine), placeholder=engine.placeholder)
     args, kwargs = flow.shape.spread(arguments)
     try:
         with flow_run_scope(context):

@@ -28,7 +28,7 @@ _calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]] | None = None
 
 def call_back(fn: Callable[[Any], object], future: Any) -> None:
     """Call a user's callback soon, in the one thread that all callbacks share."""
-    global _calls  # noqa: PLW0603 - one thread per process
+    global _calls
     with _lock:
         if _calls is None:
             _calls = queue.SimpleQueue()
@@ -49,7 +49,7 @@ def _serve(calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]]) -> Non
 
 async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call something that blocks, in a thread and in this context, while the loop goes on."""
-    global _threads  # noqa: PLW0603 - one pool per process
+    global _threads
     with _lock:
         if _threads is None:
             _threads = ThreadPoolExecutor(_WAITERS, thread_name_prefix="headrace-await")

@@ -1,0 +1,85 @@
+"""A run before it begins: its executor, store, history, name and parameters, put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from . import logs
+from .context import FLOW_RUN, TAGS, FlowRunContext
+from .options import FlowOptions
+from .runnames import run_name
+from .runs import FlowRun, RunInfo
+
+if TYPE_CHECKING:
+    from .flows import Flow
+    from .tasks import Task
+
+
+def make_run(
+    options: FlowOptions,
+    flow: Flow[..., Any] | None,
+    parameters: Mapping[str, Any],
+    *,
+    entrypoint: str | None = None,
+) -> FlowRun[Any]:
+    """A run that has not begun: its executor, store and history are found, nothing is opened yet.
+
+    Raises
+    ------
+    ConfigurationError
+        An executor, a storage or a history that cannot be.
+    """
+    from . import parameters as parameter_rules
+    from .registry import open_history, open_store, resolve_executor
+    from .settings import get_settings
+
+    settings = get_settings()
+    logs.setup(settings.log_level)
+    parent = FLOW_RUN.get()
+    executor = options.executor
+    if executor is None and parent is not None:
+        executor = parent.info.executor
+    info = RunInfo(
+        id=uuid4(),
+        name=run_name(f"flow {options.name!r}", options.flow_run_name, parameters),
+        flow=flow,
+        flow_name=options.name,
+        version=options.version or "",
+        entrypoint=entrypoint,
+        tags=options.tags | TAGS.get(),
+        executor=resolve_executor(executor),
+        store=_store(options, parent, settings, open_store),
+        history=parent.info.history if parent is not None else open_history(settings.history_url),
+        settings=settings,
+        parameters=parameters,
+        stored_parameters=parameter_rules.stored(parameters),
+        short_parameters=parameter_rules.short(parameters),
+        parent=parent.info.id if parent is not None else None,
+        tag_limits=options.tag_limits,
+        log_level=logging.getLevelNamesMapping()[settings.log_level],
+    )
+    run = FlowRun[Any](info, options.timeout_seconds)
+    if parent is not None:
+        parent.run.children.append(run)
+    return run
+
+
+def _store(
+    options: FlowOptions, parent: FlowRunContext | None, settings: Any, open_store: Any
+) -> Any:
+    if options.storage is not None:
+        return open_store(options.storage, options.storage_options)
+    if parent is not None:
+        return parent.info.store
+    return open_store(
+        settings.storage_url, options.storage_options or settings.plain_storage_options()
+    )
+
+
+def task_run(task: Task[..., Any], *, inline: bool) -> FlowRun[Any]:
+    """A run for one task that is called outside of any flow; it is named after the task."""
+    options = FlowOptions(name=task.name, executor="inline" if inline else None)
+    return make_run(options, None, {})

@@ -1,0 +1,27 @@
+"""Sizes in bytes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "pi": 1 << 50}
+
+
+def bytes_of(text: str | int) -> int:
+    """Bytes of ``"4GB"`` (10**9), ``"4GiB"`` (2**30) or a number.
+
+    Raises
+    ------
+    ValueError
+        Not a size.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        if text < 0:
+            raise ValueError(f"{text} is not a size in bytes")
+        return text
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]i?)?b?\s*", str(text), re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{text!r} is not a size; write it as 4GB, 512MiB or a number of bytes")
+    unit = (found[2] or "").lower()
+    return round(float(found[1]) * (_UNITS | _BINARY)[unit])
