@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .errors import ConfigurationError, MissingExtraError
-from .interfaces import Executor, History, Store
+from .interfaces import Display, Executor, History, Store
 from .nearmiss import near
 
 EXECUTORS = "headrace.executors"
@@ -136,6 +136,20 @@ def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> St
     if isinstance(url, (str, os.PathLike)):
         return _opener(STORES, str(url), "arrow")(str(url), options or {})
     return url
+
+
+def open_display(setting: str) -> Display | None:
+    """The display that a setting names, for one run; None where nothing is to be shown.
+
+    Raises
+    ------
+    ConfigurationError
+        No such display.
+    """
+    point = _third_party(DISPLAYS).get(setting) or _find(DISPLAYS, "*")
+    assert point is not None, "the general display is built in"
+    chosen: Callable[[str], Display | None] = _load(point)
+    return chosen(setting)
 
 
 _histories: dict[str, History] = {}
