@@ -21,6 +21,7 @@
     |   `-- RunNotFoundError (LookupError)
     |-- UnstorableError (TypeError)          a value that is neither Arrow data nor picklable
     |-- UnpicklableError (TypeError)         a function or argument that cannot travel
+    |-- FingerprintError (TypeError)       an input that cannot be recognised again
     |-- NestedSubmitError (RuntimeError)     ``.submit``/``.map`` inside a running task
     |-- TransitionError (RuntimeError)       a state change that the table does not know: a bug
     `-- RunError (RuntimeError)              a run or item that did not complete
@@ -112,6 +113,10 @@ class UnstorableError(HeadraceError, TypeError):
 
 class UnpicklableError(HeadraceError, TypeError):
     """A function or an argument cannot be pickled, so it cannot travel to a worker."""
+
+
+class FingerprintError(HeadraceError, TypeError):
+    """A value has no fingerprint, so it cannot be recognised again."""
 
 
 class NestedSubmitError(HeadraceError, RuntimeError):

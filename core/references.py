@@ -269,6 +269,15 @@ def _library_roots() -> tuple[str, ...]:
 
 
 @functools.lru_cache(4096)
+def is_own_module(name: str) -> bool:
+    """Whether an imported module is the user's own, or cannot be told from it (a notebook's)."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if name == "__main__" or module is None:
+        return True
+    return file is not None and _is_own(file)
+
+
 def _is_own(file: str) -> bool:
     real = os.path.realpath(file)
     parts = Path(real).parts
