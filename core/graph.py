@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
 
-from .graph_layout import HEIGHT, MARGIN, WIDTH, Point, place
+from .graph_layout import HEIGHT, WIDTH, Point, place
 from .interfaces import NodeRecord
 
 COLOURS: Mapping[str, str] = {
@@ -225,16 +225,7 @@ def to_svg(graph: Graph) -> str:
     """
     layout = place([node.id for node in graph.nodes], list(_edges_once(graph)))
     name = f"g{zlib.crc32(to_text(graph).encode('utf-8', 'replace')):08x}"
-    width, height = max(layout.width, 2 * MARGIN), max(layout.height, 2 * MARGIN)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
-        f' aria-labelledby="{name}t {name}d" style="{STYLE}">',
-        f'<title id="{name}t">{_xml(graph.title or "Graph")}</title>',
-        f'<desc id="{name}d">{_xml(to_text(graph), lines=True)}</desc>',
-        f'<defs><marker id="{name}a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
-        f' markerHeight="7" orient="auto"><path d="M0 .5 7.5 4 0 7.5z" fill="{EDGE}"/></marker></defs>',
-    ]
+    parts = [_opening(graph, name, layout.width, layout.height)]
     for pair, kind in _edges_once(graph).items():
         dashes = ' stroke-dasharray="5 4"' if kind == "wait_for" else ""
         path = _path(layout.routes[pair], across=layout.across)
@@ -244,6 +235,20 @@ def to_svg(graph: Graph) -> str:
         )
     parts += [_card(node, *layout.corners[node.id]) for node in graph.nodes]
     return "\n".join([*parts, "</svg>"])
+
+
+def _opening(graph: Graph, name: str, width: float, height: float) -> str:
+    """The beginning of the document; ``name`` begins the names in it, which a page shares."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
+        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
+        f' aria-labelledby="{name}t {name}d" style="{STYLE}">\n'
+        f'<title id="{name}t">{_xml(graph.title or "Graph")}</title>\n'
+        f'<desc id="{name}d">{_xml(to_text(graph), lines=True)}</desc>\n'
+        f'<defs><marker id="{name}a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
+        f' markerHeight="7" orient="auto">'
+        f'<path d="M0 .5 7.5 4 0 7.5z" fill="{EDGE}"/></marker></defs>'
+    )
 
 
 def _path(points: Sequence[Point], *, across: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 WIDTH, HEIGHT = 216, 66
@@ -57,9 +58,9 @@ def place(ids: Sequence[int], pairs: Sequence[Pair]) -> Layout:
 
     corners: dict[int, Point] = {}
     layer_of: dict[Key, int] = {key: i for i, layer in enumerate(layers) for key in layer}
-    for id in ids:
-        x, y = edge(id, layer_of[id], end=False)
-        corners[id] = (x, y - HEIGHT / 2) if across else (x - WIDTH / 2, y)
+    for box in ids:
+        x, y = edge(box, layer_of[box], end=False)
+        corners[box] = (x, y - HEIGHT / 2) if across else (x - WIDTH / 2, y)
     routes: dict[Pair, Sequence[Point]] = {}
     for pair, chain in zip(pairs, chains, strict=True):
         sides = [edge(key, layer_of[key], end=end) for key in chain for end in (False, True)]
@@ -87,8 +88,8 @@ def _layers(ids: Sequence[int], pairs: Sequence[Pair]) -> tuple[list[list[Key]],
             break
     used = {old: new for new, old in enumerate(sorted(set(depth.values())))}
     layers: list[list[Key]] = [[] for _ in used]
-    for id in ids:
-        layers[used[depth[id]]].append(id)
+    for box in ids:
+        layers[used[depth[box]]].append(box)
     chains: list[list[Key]] = []
     for source, target in pairs:
         between = range(used[depth[source]] + 1, used[depth[target]])
@@ -107,7 +108,7 @@ def _neighbours(chains: Sequence[Sequence[Key]]) -> tuple[Near, Near]:
     before: Near = {}
     after: Near = {}
     for chain in chains:
-        for one, other in zip(chain, chain[1:], strict=False):
+        for one, other in pairwise(chain):
             weight = 2.0 ** sum(2 for key in (one, other) if not isinstance(key, int))
             after.setdefault(one, []).append((other, weight))
             before.setdefault(other, []).append((one, weight))
@@ -137,10 +138,7 @@ def _centres(
     """Where each key's middle is along its layer: near its neighbours, in order, not too close."""
     before, after = _neighbours(chains)
     gaps = [
-        [
-            (_size(a, box) + _size(b, box)) / 2 + BETWEEN_BOXES
-            for a, b in zip(layer, layer[1:], strict=False)
-        ]
+        [(_size(a, box) + _size(b, box)) / 2 + BETWEEN_BOXES for a, b in pairwise(layer)]
         for layer in layers
     ]
     at: dict[Key, float] = {}

@@ -35,11 +35,11 @@ def choose(setting: str = "auto") -> Display | None:
     # Imported when needed: rich and IPython cost more than a short run.
     match setting:
         case "terminal":
-            from .terminal import TerminalDisplay  # noqa: PLC0415
+            from .terminal import TerminalDisplay
 
             return TerminalDisplay()
         case "notebook":
-            from .notebook import NotebookDisplay  # noqa: PLC0415
+            from .notebook import NotebookDisplay
 
             try:
                 return NotebookDisplay()
@@ -48,7 +48,7 @@ def choose(setting: str = "auto") -> Display | None:
                     'display "notebook" needs IPython: pip install "headrace[notebook]"'
                 ) from error
         case "log":
-            from .lines import LineDisplay  # noqa: PLC0415
+            from .lines import LineDisplay
 
             return LineDisplay()
         case _:

@@ -16,7 +16,8 @@ FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px
 FAINT = "opacity:.65"
 LINE = "border-bottom:1px solid color-mix(in srgb,currentColor 14%,transparent)"
 NUMBER = "text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding:3px 10px"
-WORDS = "text-align:left;padding:3px 10px"
+WORDS = "text-align:left;padding:3px 10px;max-width:60em"
+SHORT = f"{WORDS};white-space:nowrap"
 
 
 def run_card(view: RunView) -> str:
@@ -54,7 +55,7 @@ def pill(state: str) -> str:
 
 def node_table(nodes: Sequence[NodeView]) -> str:
     """A row for each node: name, bar, items, rate, time left, bytes, failures."""
-    titles = ("", "", "items", "rate", "left", "size", "")
+    titles = ("", "", ">items", ">rate", ">left", ">size", "")
     rows = [_node_row(node) for node in nodes]
     return _table(titles, rows)
 
@@ -63,13 +64,13 @@ def _node_row(node: NodeView) -> str:
     line = progress.line(node)
     failed = f'<span style="color:{progress.colour("Failed")}">{escape(line.failed)}</span>'
     return (
-        f'<tr style="background:none"><td style="{WORDS};{LINE}">{escape(line.name)}</td>'
+        f'<tr style="background:none"><td style="{SHORT};{LINE}">{escape(_short(line.name, 60))}</td>'
         f'<td style="{WORDS};{LINE}">{bar(node)}</td>'
         + "".join(
             f'<td style="{NUMBER};{LINE}">{escape(text)}</td>'
             for text in (line.done, line.rate, line.eta, line.size)
         )
-        + f'<td style="{WORDS};{LINE}">{failed}</td></tr>'
+        + f'<td style="{SHORT};{LINE}">{failed}</td></tr>'
     )
 
 
@@ -98,7 +99,7 @@ def signature_table(found: Sequence[tuple[str, str, int]], more: int = 0) -> str
     ]
     if more:
         rows.append(_remark(f"and {formats.exact(more)} more kinds of failures", 3))
-    return _table(("failed", "node", "error"), rows)
+    return _table((">failed", "node", "error"), rows)
 
 
 def failure_table(items: Sequence[ItemRecord], most: int = 20) -> str:
@@ -113,7 +114,7 @@ def failure_table(items: Sequence[ItemRecord], most: int = 20) -> str:
     ]
     if len(items) > most:
         rows.append(_remark(f"and {formats.exact(len(items) - most)} more", 5))
-    return _table(("item", "attempt", "state", "error", "input"), rows)
+    return _table((">item", ">attempt", "state", "error", "input"), rows)
 
 
 def _error(item: ItemRecord) -> str:
@@ -130,13 +131,14 @@ def _short(text: str, length: int) -> str:
 
 
 def _table(titles: Sequence[str], rows: Sequence[str]) -> str:
-    head = ""
-    if any(titles):
-        cells = "".join(
-            f'<th style="{WORDS};{FAINT};font-weight:normal">{title}</th>' for title in titles
-        )
-        head = f"<thead><tr>{cells}</tr></thead>"
+    """A table; the titles of columns of numbers begin with ``>``."""
+    cells = "".join(
+        f'<th style="{NUMBER if title.startswith(">") else WORDS};{FAINT};font-weight:normal">'
+        f"{title.removeprefix('>')}</th>"
+        for title in titles
+    )
     return (
-        '<table style="border-collapse:collapse;border:none;margin:0 0 6px;color:inherit">'
-        f"{head}<tbody>{''.join(rows)}</tbody></table>"
+        '<table style="border-collapse:collapse;border:none;margin:0 0 6px;color:inherit;'
+        f'font:inherit"><thead><tr style="background:none">{cells}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -25,7 +25,7 @@ class NotebookDisplay(Display):
     """
 
     def __init__(self) -> None:
-        from IPython import display  # noqa: PLC0415  (present where this is chosen)
+        from IPython import display
 
         show = cast("Callable[..., Handle]", getattr(display, "display"))  # noqa: B009  (untyped)
         self._shown: dict[str, str] = {"text/plain": ""}

@@ -6,7 +6,6 @@ import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +164,18 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 def _postgres_engine(url: URL, *, pool_size: int) -> Engine:
-    if find_spec("psycopg") is None:
-        raise MissingExtraError(
-            'history in PostgreSQL needs psycopg: pip install "headrace[postgres]"'
-        )
     query = dict(url.query)
     query.setdefault("connect_timeout", str(CONNECT_SECONDS))
     query.setdefault("application_name", "headrace")
-    return create_engine(
-        url.set(query=query),
-        pool_size=pool_size,
-        max_overflow=0 if pool_size == 1 else 16,
-        pool_pre_ping=True,
-        hide_parameters=True,
-    )
+    try:
+        return create_engine(
+            url.set(query=query),
+            pool_size=pool_size,
+            max_overflow=0 if pool_size == 1 else 16,
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+    except ImportError as error:
+        raise MissingExtraError(
+            f'history in PostgreSQL needs psycopg ({error}): pip install "headrace[postgres]"'
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import inspect, text
+from sqlalchemy import column, inspect, select, table, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -17,6 +17,8 @@ VERSIONS = ("0001",)
 
 VERSION_TABLE = "headrace_version"
 """Alembic's table, under a name that no other program's migrations use in a shared database."""
+
+VERSION = select(column("version_num")).select_from(table(VERSION_TABLE))
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -55,7 +57,7 @@ def ensure(database: Database) -> None:
 def _quick_version(database: Database) -> str | None:
     try:
         with database.reader.begin() as connection:
-            row = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).first()
+            row = connection.execute(VERSION).first()
     except DBAPIError:
         return None  # no such table yet, or an error that the slow way explains
     return None if row is None else str(row[0])
@@ -64,15 +66,15 @@ def _quick_version(database: Database) -> str | None:
 def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    row = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).first()
+    row = connection.execute(VERSION).first()
     return None if row is None else str(row[0])
 
 
 def upgrade(connection: Connection, target: str = "head") -> None:
     """Run the missing steps in the connection's open transaction."""
     # Imported here: a database that is up to date does not need it.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
@@ -101,7 +101,7 @@ class SqlHistory(History):
     def __repr__(self) -> str:
         return f"SqlHistory({self.url!r})"
 
-    def __enter__(self) -> SqlHistory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -55,6 +55,11 @@ class Writer:
             self._queue.put((work, future))
         return future.result()
 
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that no transaction has taken up yet."""
+        return self._queue.qsize()
+
     def close(self) -> None:
         """Finish what was handed in and end the thread. Idempotent."""
         with self._lock:

@@ -10,14 +10,16 @@ from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
-import headrace
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
+
+import headrace
 from headrace.core.graph import COLOURS, Graph, GraphEdge, GraphNode
 from headrace.core.graph_layout import BETWEEN_BOXES, HEIGHT, WIDEST, WIDTH, place
 from headrace.core.interfaces import NodeRecord
 from headrace.core.items import STATE_NAMES
-from hypothesis import given
-from hypothesis import strategies as st
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -84,7 +86,7 @@ def test_the_svg_has_a_title_and_a_description_for_readers() -> None:
 
 def test_waits_are_dashed_and_data_is_not() -> None:
     root = ET.fromstring(a_graph().svg)
-    lines = [p for p in root.findall(f"{SVG}path")]
+    lines = root.findall(f"{SVG}path")
     assert [line.get("stroke-dasharray") is not None for line in lines] == [False, False, True]
 
 
@@ -99,7 +101,7 @@ def test_the_bar_shows_each_state_in_proportion() -> None:
 
 
 def test_one_failed_of_a_million_is_seen_and_the_bar_does_not_overflow() -> None:
-    counts = {"Completed": 1_000_000} | {s: 1 for s in ("Failed", "TimedOut", "Crashed")}
+    counts = {"Completed": 1_000_000} | dict.fromkeys(("Failed", "TimedOut", "Crashed"), 1)
     svg = Graph((GraphNode(0, "x", True, "Running", counts, 1_000_003),)).svg
     parts = [r for r in ET.fromstring(svg).iter(f"{SVG}rect") if r.get("y") == "53"]
     assert all(float(r.get("width", 0)) > 2 for r in parts)
@@ -140,8 +142,8 @@ def test_text_mermaid_and_bundle() -> None:
     assert "    n0 --> n1" in lines
     assert "    n0 -.-> n2" in lines
     assert any(line.startswith("    classDef stateRunning ") for line in lines)
-    assert graph._repr_mimebundle_() == {"image/svg+xml": graph.svg, "text/plain": str(graph)}
-    assert graph._repr_svg_() == graph.svg
+    shown, _ = DisplayFormatter().format(graph)
+    assert shown == {"image/svg+xml": graph.svg, "text/plain": str(graph)}
 
 
 # ----------------------------------------------------------------------------------- odd and wrong

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
+
 from headrace.core.errors import HistoryError, RunNotFoundError
 from headrace.history.sql import SqlHistory
+
 from .records import (
     NOON,
     a_batch,
@@ -374,13 +376,13 @@ def test_deleting_a_run_leaves_nothing_of_it_and_all_of_the_others(
     history: SqlHistory, run: UUID
 ) -> None:
     kept = a_run()
-    for id in (run, kept.id):
+    for one in (run, kept.id):
         events = [
-            a_run(id) if id == run else kept,
-            a_state(id), a_node(id), a_batch(id), an_item(id), a_log(id),
+            a_run(one) if one == run else kept,
+            a_state(one), a_node(one), a_batch(one), an_item(one), a_log(one),
         ]  # fmt: skip
-        history.append(id, 1, events, driver="first")
-        history.ask(id, "cancel")
+        history.append(one, 1, events, driver="first")
+        history.ask(one, "cancel")
     history.delete(run)
     history.delete(run)
     with pytest.raises(RunNotFoundError):

@@ -7,19 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import headrace
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+import headrace
 from headrace.core.errors import ConfigurationError, HistoryError, MissingExtraError
 from headrace.history import schema
 from headrace.history.addresses import parse, public
 from headrace.history.databases import Database
 from headrace.history.sql import SqlHistory, default_path
 from headrace.history.tables import metadata
-from sqlalchemy import text
 
 from .records import a_log, a_run
 
@@ -158,10 +159,20 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_file_is_in_wal_mode(tmp_path: Path) -> None:
-    with SqlHistory(tmp_path / "history.db") as history, history._database.write() as connection:
+    database = Database(parse(tmp_path / "history.db"))
+    with database.write() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+    database.close()
+
+
+def test_readers_cannot_write(tmp_path: Path) -> None:
+    SqlHistory(tmp_path / "history.db").close()
+    database = Database(parse(tmp_path / "history.db"))
+    with pytest.raises(HistoryError, match="readonly"), database.read() as connection:
+        connection.exec_driver_sql("DELETE FROM runs")
+    database.close()
 
 
 # ------------------------------------------------------------------------------------------ errors
@@ -208,7 +219,7 @@ def test_a_database_that_does_not_exist_is_named(postgres_server: str) -> None:
 
 
 def test_a_missing_psycopg_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.history.databases.find_spec", lambda _name: None)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtraError, match=r'pip install "headrace\[postgres\]"'):
         SqlHistory("postgresql://localhost/runs")
 
@@ -226,13 +237,18 @@ def test_a_lost_connection_is_made_again(postgres_url: str) -> None:
     record = a_run()
     with SqlHistory(postgres_url) as history:
         history.append(record.id, 0, [record], driver="d")
-        with history._database.read() as connection:
-            connection.execute(
+        assert history.logs(record.id) == []
+        other = Database(parse(postgres_url))
+        with other.read() as connection:
+            ended = connection.execute(
                 text(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE application_name = 'headrace' AND pid <> pg_backend_pid()"
+                    " AND datname = current_database()"
                 )
             )
+            assert len(ended.all()) == 2  # the writer's and the reader's
+        other.close()
         history.append(record.id, 1, [a_log(record.id)], driver="d")
         assert len(history.logs(record.id)) == 1
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
 from headrace.core.errors import HistoryError
 from headrace.history.addresses import parse
 from headrace.history.databases import Database
 from headrace.history.writer import Writer
-from sqlalchemy import text
-from sqlalchemy.engine import Connection
 
 
 @pytest.fixture
@@ -59,13 +60,13 @@ class Gate:
         assert self.opened.wait(30)
 
 
-def gather(writer: Writer, threads: ThreadPoolExecutor, values: list[int]):
+def gather(writer: Writer, threads: ThreadPoolExecutor, values: list[int]) -> list[Future[int]]:
     """Hand in work in order, behind a gate; open it when all of it waits."""
     gate = Gate(writer, threads)
-    futures = []
+    futures: list[Future[int]] = []
     for i, x in enumerate(values):
         futures.append(threads.submit(writer.do, put(x)))
-        while writer._queue.qsize() <= i:
+        while writer.waiting <= i:
             pass
     gate.opened.set()
     return futures
@@ -114,4 +115,11 @@ def test_closing_finishes_what_was_handed_in(database: Database, writer: Writer)
 
 
 def test_no_thread_starts_before_something_is_written(writer: Writer) -> None:
-    assert writer._thread is None
+    def names() -> list[str]:
+        return [thread.name for thread in threading.enumerate()]
+
+    assert "headrace-history" not in names()
+    writer.do(put(1))
+    assert "headrace-history" in names()
+    writer.close()
+    assert "headrace-history" not in names()
