@@ -95,4 +95,6 @@ def _close_at_exit() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-atexit.register(_close_at_exit)
+# Before `concurrent.futures` closes its threads, which engines need to end in order; `atexit` is
+# later than that.
+getattr(threading, "_register_atexit", atexit.register)(_close_at_exit)
