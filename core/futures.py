@@ -301,8 +301,11 @@ class MapFuture(Sequence[Future[R]]):
         return {name: number for name, number in self.node.counts().items() if number}
 
     def failures(self) -> Any:
-        """Failed items as a ``pyarrow.Table``: item, key, kind, exception, message, traceback ..."""
-        self._look()
+        """Wait for all items; the failed ones as a ``pyarrow.Table``.
+
+        Columns: node, item, name, kind, exception, message, traceback, attempt, worker, input.
+        """
+        self._finish(None)
         return self.engine.failures(self.node)
 
     def dataset(self) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .calls import Call
 from .interfaces import RunStore, StageSpec, spec_path
+from .livecode import Live
 from .packing import Packed, pack_static
 from .shipping import bundle, pickle_function
 
@@ -35,6 +36,8 @@ class SpecWriter:
         self.flow_name, self.run_name, self.parameters = flow_name, run_name, parameters
         self.log_level, self.live = log_level, live
         self.written: set[str] = set()
+        self.kept: dict[int, Live] = {}
+        """Functions that stay in this process, by identity."""
 
     def write(self, call: Call, tag_concurrency: int | None) -> tuple[str, Packed]:
         """The path of a call's spec, and its static arguments' dependencies.
@@ -64,7 +67,7 @@ class SpecWriter:
         concurrency = options.concurrency
         return StageSpec(
             task_name=options.name,
-            function=pickle_function(call.fn, options.name),
+            function=self._code(call.fn, call),
             modules=self._modules(call.fn),
             mapped=mapped,
             static=static,
@@ -79,12 +82,20 @@ class SpecWriter:
             log_level=self.log_level,
             persist=options.persist_result,
             schema=_schema(options.schema),
-            setup=pickle_function(options.setup, options.name) if options.setup else None,
+            setup=self._code(options.setup, call) if options.setup else None,
             flow_name=self.flow_name,
             run_name=self.run_name,
             tags=tuple(sorted(options.tags)),
             parameters=self.parameters,
         )
+
+    def _code(self, fn: Callable[..., Any], call: Call) -> bytes:
+        """The function's pickle; where it runs in this process, a pickle that gives the very same."""
+        if not (self.live or call.caller):
+            return pickle_function(fn, call.options.name)
+        if id(fn) not in self.kept:
+            self.kept[id(fn)] = Live(fn)
+        return pickle.dumps(self.kept[id(fn)])
 
     def _modules(self, fn: Callable[..., Any]) -> str | None:
         modules = bundle(fn)
