@@ -28,6 +28,7 @@ from typing import Any, TypeAlias
 
 from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
 from . import marks as marks_memory
+from . import pandas_later
 from .autopsy import OUT_OF_MEMORY
 from .wire import Hello, Setup, Unpacker, Writer, versions
 
@@ -265,6 +266,7 @@ def main() -> None:
     told = versions(libraries=options.libraries)
     child.writer.send("hello", Hello(child.info.pid, child.info.host, told, shared))
     atexit.register(_end_group, 0)  # registered first, so it comes last
+    pandas_later.defer()
     child.run()
 
 
