@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import os
 import pickle
 import sys
@@ -183,8 +184,15 @@ class DepotPlugin(WorkerPlugin):
             await asyncio.to_thread(depot.close_and_wait)
 
 
+def _quiet(record: logging.LogRecord) -> bool:
+    """Dask logs each call of a function, and we call a few times a second."""
+    named = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+    return named not in ("poll", "command")
+
+
 async def install(pool: str, setup: Setup, dask_worker: Any = None) -> Versions:
     """Open a depot in a worker; tells what must fit."""
+    logging.getLogger("distributed.worker").addFilter(_quiet)  # the same function is added once
     depots = vars(dask_worker).setdefault(_DEPOTS, {})
     if pool not in depots or depots[pool].closed:
         depots[pool] = Depot(dask_worker, setup)

@@ -350,10 +350,8 @@ class DaskRunner:
                 del self._workers[worker.address]
             flights = list(worker.flights.values())
             worker.held.clear()
-            leases, worker.leases = list(worker.leases.values()), {}
+            worker.leases.clear()  # without a holder the scheduler forgets them
             self._lock.notify_all()
-        for future in leases:
-            future.cancel()
         for flight in flights:
             why = " ".join(why.split())[:300]
             flight.finish(End(Outcome.LOST, f"the Dask worker {worker.address} is gone: {why}"))

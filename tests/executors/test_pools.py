@@ -20,6 +20,9 @@ from headrace.executors.processes import ProcessesExecutor
 from headrace.executors.ray import RayExecutor
 from headrace.executors.threads import ThreadsExecutor
 
+# Ray and Dask leave handles of processes that have ended to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
 EXECUTORS = {
     "inline": InlineExecutor(),
     "threads": ThreadsExecutor(max_workers=2),

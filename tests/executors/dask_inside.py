@@ -1,0 +1,5 @@
+"""Imported inside a Dask worker: asks Dask where it is."""
+
+from distributed import get_worker
+
+address = get_worker().address
