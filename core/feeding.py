@@ -9,13 +9,14 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from .errors import MappingError
 from .futures import Future, MapFuture
+from .mapping import column as column_of
 
 _SMALL = frozenset({int, float, bool, type(None)})
 _FIRST_PULL = 4
@@ -31,7 +32,8 @@ class Feeder:
     Parameters
     ----------
     sources
-        Mapped parameter -> iterable, map future, or future of something iterable.
+        Mapped parameter -> iterable, map future, or future; a future of something that is not
+        iterable gives its value to every item, as in Prefect.
     wait
         Blocks until a future has ended; gives False when the run ends first.
     answer
@@ -71,7 +73,10 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            iterators = [self._iterator(p, source) for p, source in self.sources.items()]
+            inputs = [self._input(source) for source in self.sources.values()]
+            iterators = [each for each in inputs if not isinstance(each, repeat)]
+            if not iterators:
+                raise MappingError(f"{self.name}: no input of .map turned out to be iterable")
         except BaseException as error:  # noqa: BLE001 - the user's __iter__ may raise anything
             self.requests.get()
             self.answer([], 0, True, error)
@@ -81,10 +86,9 @@ class Feeder:
             try:
                 size, ended = self._pull(iterators, columns, *request)
             except BaseException as error:  # noqa: BLE001 - the user's iterable may raise anything
-                count = min(map(len, columns))
-                self.answer([column[:count] for column in columns], 0, True, error)
+                self.answer(_levelled(inputs, columns), 0, True, error)
                 return
-            self.answer(columns, size, ended, None)
+            self.answer(_levelled(inputs, columns), size, ended, None)
             if ended:
                 return
 
@@ -122,19 +126,15 @@ class Feeder:
             "what is the same for all items in unmapped(...)."
         )
 
-    def _iterator(self, parameter: str, source: Any) -> Iterator[Any]:
+    def _input(self, source: Any) -> Iterator[Any]:
+        """What a parameter gets; a ``repeat`` where a future held something not iterable."""
         if isinstance(source, Future):
             if not self.wait(source.done):
                 return iter(())
             source = source.result()
-            if not isinstance(source, Iterable):
-                raise MappingError(
-                    f"{self.name}: .map({parameter}=...) got a future of "
-                    f"{type(source).__name__}, which is not iterable"
-                )
         if isinstance(source, MapFuture):
             return self._items(source)
-        return iter(source)
+        return iter(column_of(source))
 
     def _items(self, source: MapFuture[Any]) -> Iterator[Any]:
         """A map's items in order, each once it has ended."""
@@ -147,6 +147,16 @@ class Feeder:
                 return
             yield Future(source.engine, node, position)
             position += 1
+
+
+def _levelled(inputs: list[Iterator[Any]], columns: list[list[Any]]) -> list[list[Any]]:
+    """A column for each input, all as long as the shortest that was pulled."""
+    count = min(map(len, columns))
+    pulled = iter(columns)
+    return [
+        list(islice(each, count)) if isinstance(each, repeat) else next(pulled)[:count]
+        for each in inputs
+    ]
 
 
 def size_of(values: list[Any]) -> int:

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
 
 
-class Flow(Generic[P, R]):
+class Flow(Generic[P, R_co]):
     """A function whose calls are flow runs.
 
     Calling it runs it here and gives what it returns; `start` runs it beside you and gives a
@@ -49,7 +50,7 @@ class Flow(Generic[P, R]):
     Made by the decorator `flow`.
     """
 
-    def __init__(self, fn: Callable[P, R], given: FlowKeywords) -> None:
+    def __init__(self, fn: Callable[P, R_co], given: FlowKeywords) -> None:
         self.kind: Literal["function", "class", "static"] = "function"
         plain: Any = fn
         if isinstance(fn, classmethod):
@@ -61,7 +62,7 @@ class Flow(Generic[P, R]):
         what = f"flow {given.get('name') or getattr(plain, '__name__', plain)!r}"
         self.given: FlowKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
         self.options: FlowOptions = flow_options(what, plain, given)
-        self.fn = cast("Callable[P, R]", plain)
+        self.fn = cast("Callable[P, R_co]", plain)
         self.shape = Shape.of(plain)
         for name in RESERVED:
             if name in self.shape.names:
@@ -88,7 +89,7 @@ class Flow(Generic[P, R]):
         """Version as given, or nothing."""
         return self.options.version or ""
 
-    def with_options(self, **options: Unpack[FlowKeywords]) -> Flow[P, R]:
+    def with_options(self, **options: Unpack[FlowKeywords]) -> Flow[P, R_co]:
         """The same flow with other options; the keywords are those of `flow`."""
         merged: dict[str, Any] = {**self.given, **options}
         for name, other in _ALIASES.items():
@@ -143,7 +144,7 @@ class Flow(Generic[P, R]):
     # ------------------------------------------------------------------------------------- calls
 
     @overload
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(
         self: Flow[..., Coroutine[Any, Any, T]],
@@ -156,11 +157,11 @@ class Flow(Generic[P, R]):
     @overload
     def __call__(
         self, /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
-    ) -> State[R]: ...
+    ) -> State[R_co]: ...
     @overload
     def __call__(
         self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
-    ) -> R: ...
+    ) -> R_co: ...
     def __call__(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
@@ -221,7 +222,7 @@ class Flow(Generic[P, R]):
         self: Flow[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> FlowRun[T]: ...
     @overload
-    def start(self, /, *args: P.args, **kwargs: P.kwargs) -> FlowRun[R]: ...
+    def start(self, /, *args: P.args, **kwargs: P.kwargs) -> FlowRun[R_co]: ...
     def start(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run it in a thread of its own, beside you; gives a handle at once.
 
@@ -263,11 +264,11 @@ class Flow(Generic[P, R]):
     # -------------------------------------------------------------------------------- as a method
 
     @overload
-    def __get__(self, instance: None, owner: type[Any]) -> Flow[P, R]: ...
+    def __get__(self, instance: None, owner: type[Any]) -> Flow[P, R_co]: ...
     @overload
     def __get__(
-        self: Flow[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
-    ) -> Flow[Q, R]: ...
+        self: Flow[Concatenate[Any, Q], R_co], instance: object, owner: type[Any] | None = None
+    ) -> Flow[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         if self.kind == "static" or (self.kind == "function" and instance is None):
             return self

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
 
@@ -62,7 +63,7 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
     return delays
 
 
-class Task(Generic[P, R]):
+class Task(Generic[P, R_co]):
     """A function whose calls in a flow are nodes, with states, retries and stored values.
 
     ``task(x)`` runs in the calling thread and gives the value; ``task.submit(x)`` gives a `Future`
@@ -72,7 +73,7 @@ class Task(Generic[P, R]):
     Made by the decorator `task`.
     """
 
-    def __init__(self, fn: Callable[P, R], given: TaskKeywords) -> None:
+    def __init__(self, fn: Callable[P, R_co], given: TaskKeywords) -> None:
         self.kind: Literal["function", "class", "static"] = "function"
         plain: Any = fn
         if isinstance(fn, classmethod):
@@ -84,7 +85,7 @@ class Task(Generic[P, R]):
         what = f"task {given.get('name') or getattr(plain, '__name__', plain)!r}"
         self.given: TaskKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
         self.options: TaskOptions = task_options(what, plain, given)
-        self.fn = cast("Callable[P, R]", plain)
+        self.fn = cast("Callable[P, R_co]", plain)
         self.shape = Shape.of(plain)
         for name in RESERVED:
             if name in self.shape.names:
@@ -100,7 +101,7 @@ class Task(Generic[P, R]):
         """Name of the task: what its nodes are called."""
         return self.options.name
 
-    def with_options(self, **options: Unpack[TaskKeywords]) -> Task[P, R]:
+    def with_options(self, **options: Unpack[TaskKeywords]) -> Task[P, R_co]:
         """The same task with other options; the keywords are those of `task`."""
         given = cast("TaskKeywords", {**self.given, **options})
         return Task(self._undecorated(), given)
@@ -113,7 +114,7 @@ class Task(Generic[P, R]):
     # ------------------------------------------------------------------------------------- calls
 
     @overload
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(
         self: Task[..., Coroutine[Any, Any, T]],
@@ -126,11 +127,11 @@ class Task(Generic[P, R]):
     @overload
     def __call__(
         self, /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
-    ) -> State[R]: ...
+    ) -> State[R_co]: ...
     @overload
     def __call__(
         self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
-    ) -> R: ...
+    ) -> R_co: ...
     def __call__(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
@@ -156,7 +157,7 @@ class Task(Generic[P, R]):
         self: Task[P, Generator[T, Any, Any]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[list[T]]: ...
     @overload
-    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]: ...
     @overload
     def submit(
         self: Task[..., Coroutine[Any, Any, T]],
@@ -169,7 +170,7 @@ class Task(Generic[P, R]):
     @overload
     def submit(
         self, /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
-    ) -> State[R]: ...
+    ) -> State[R_co]: ...
     @overload
     def submit(
         self: Task[..., Coroutine[Any, Any, T]],
@@ -182,7 +183,7 @@ class Task(Generic[P, R]):
     @overload
     def submit(
         self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
-    ) -> Future[R]: ...
+    ) -> Future[R_co]: ...
     @overload
     def submit(
         self: Task[..., Coroutine[Any, Any, T]],
@@ -194,7 +195,7 @@ class Task(Generic[P, R]):
     @overload
     def submit(
         self, first: Future[Any] | MapFuture[Any], /, *args: Any, **kwargs: Any
-    ) -> Future[R]: ...
+    ) -> Future[R_co]: ...
     def submit(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
@@ -246,7 +247,7 @@ class Task(Generic[P, R]):
         max_in_flight: int | None = None,
         name: Any = None,
         **kwargs: Any,
-    ) -> list[State[R]]: ...
+    ) -> list[State[R_co]]: ...
     @overload
     def map(
         self: Task[..., Coroutine[Any, Any, T]],
@@ -282,7 +283,7 @@ class Task(Generic[P, R]):
         max_in_flight: Any = None,
         name: Any = None,
         **kwargs: Any,
-    ) -> MapFuture[R]: ...
+    ) -> MapFuture[R_co]: ...
     def map(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
@@ -337,11 +338,11 @@ class Task(Generic[P, R]):
     # -------------------------------------------------------------------------------- as a method
 
     @overload
-    def __get__(self, instance: None, owner: type[Any]) -> Task[P, R]: ...
+    def __get__(self, instance: None, owner: type[Any]) -> Task[P, R_co]: ...
     @overload
     def __get__(
-        self: Task[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
-    ) -> Task[Q, R]: ...
+        self: Task[Concatenate[Any, Q], R_co], instance: object, owner: type[Any] | None = None
+    ) -> Task[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         if self.kind == "static" or (self.kind == "function" and instance is None):
             return self
