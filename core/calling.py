@@ -64,7 +64,7 @@ def submit_map(
         key_fn=key,
         window=max_in_flight,
     )
-    future = MapFuture[Any](flow.engine, _add(flow, call))
+    future = MapFuture[Any](flow.engine, _add(flow, call), parts.expected)
     if flow.flow is None:
         _finish_later(flow)
     return future

@@ -224,6 +224,9 @@ class Driver:
         if self.run.overdue():
             self.run.raised()
             return self._timed_out()
+        if self.run.cancel_reason is not None:
+            self.run.raised()
+            return self._cancelled(None)
         resolved = states_for_futures(value)
         state = state_of_return(resolved)
         self.run.returned(resolved)
@@ -235,8 +238,13 @@ class Driver:
         if self.run.overdue() and isinstance(error, (CancelledError, TimeoutError)):
             return self._timed_out()
         if isinstance(error, CancelledError) and self.run.cancel_reason is not None:
-            return Cancelled(f"The run was cancelled: {self.run.cancel_reason}", error)
+            return self._cancelled(error)
         return state_of_exception(error, "Flow run encountered an exception:")
+
+    def _cancelled(self, error: CancelledError | None) -> State[Any]:
+        """A run whose end was asked for is cancelled, also where its function came to its end."""
+        told = f"The run was cancelled: {self.run.cancel_reason}"
+        return Cancelled(told, error or CancelledError(f"flow run {self.run.name}: {told}"))
 
     def _timed_out(self) -> State[Any]:
         error = self.run.timeout_error()

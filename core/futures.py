@@ -165,11 +165,13 @@ class MapFuture(Sequence[Future[R]]):
     then `len` raises `TypeError`; iterating goes on as items become known.
     """
 
-    __slots__ = ("__weakref__", "engine", "node", "position")
+    __slots__ = ("__weakref__", "engine", "expected", "node", "position")
 
-    def __init__(self, engine: EngineAPI, node: NodeHandle) -> None:
+    def __init__(self, engine: EngineAPI, node: NodeHandle, expected: int | None = None) -> None:
         self.engine = engine
         self.node = node
+        self.expected = expected
+        """Number of items as the inputs' own length tells it, before all were pulled."""
         self.position = None
         """Stands for all items, where a `Future` has one."""
 
@@ -179,7 +181,7 @@ class MapFuture(Sequence[Future[R]]):
     # ---------------------------------------------------------------------------- as a sequence
 
     def __len__(self) -> int:
-        total = self.node.total
+        total = self._total()
         if total is None:
             raise TypeError(
                 f"{self.node.key}: the number of items is not known before its iterable has ended; "
@@ -190,21 +192,23 @@ class MapFuture(Sequence[Future[R]]):
     def __bool__(self) -> bool:
         return True
 
+    def _total(self) -> int | None:
+        """Number of items; of a node that failed before its inputs had ended, of those it has."""
+        if self.node.total is not None:
+            return self.node.total
+        return sum(self.node.counts().values()) if self.node.ended else self.expected
+
     def _at(self, position: int) -> Future[R]:
         return Future(self.engine, self.node, position)
 
     def _known(self, position: int) -> bool:
         """Whether it is known if there is an item at this position."""
-        return (
-            self.node.total is not None
-            or self.node.ended
-            or sum(self.node.counts().values()) > position
-        )
+        return self._total() is not None or sum(self.node.counts().values()) > position
 
     def _exists(self, position: int) -> bool:
         """Wait until it is known whether there is an item at this position."""
         _wait(self.engine, lambda: self._known(position), None, self.node.key)
-        total = self.node.total
+        total = self._total()
         return total is None or position < total
 
     @overload
@@ -214,7 +218,7 @@ class MapFuture(Sequence[Future[R]]):
     def __getitem__(self, index: int | slice) -> Future[R] | list[Future[R]]:
         if isinstance(index, slice):
             return [self._at(k) for k in range(*index.indices(len(self)))]
-        if index >= 0 and self.node.total is None:
+        if index >= 0 and self._total() is None:
             if self._exists(index):
                 return self._at(index)
         else:
@@ -367,7 +371,7 @@ class MapFuture(Sequence[Future[R]]):
     def __repr__(self) -> str:
         counts = self.node.counts()
         told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
-        total = self.node.total
+        total = self._total()
         return f"<MapFuture {self.node.key}: {'?' if total is None else total} items; {told or 'none yet'}>"
 
 
@@ -436,7 +440,7 @@ def wait(futures: Iterable[AnyFuture], timeout: float | None = None) -> DoneAndN
     deadline = None if timeout is None else time.monotonic() + timeout
     if isinstance(futures, MapFuture):
         cast("MapFuture[Any]", futures).wait(timeout)
-        if futures.node.total is None:
+        if futures.node.total is None and not futures.node.ended:
             raise RunError(f"{futures.node.key}: the number of items was not known in time")
     each = list(futures)
     for future in each:

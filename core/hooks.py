@@ -75,7 +75,7 @@ def checked_hooks(what: str, name: str, hooks: Any) -> tuple[Callable[..., Any],
     """
     if hooks is None:
         return ()
-    given = (hooks,) if callable(hooks) else tuple(hooks)
+    given = tuple(hooks) if isinstance(hooks, (list, tuple, set)) else (hooks,)
     for hook in given:
         if not callable(hook):
             raise ConfigurationError(

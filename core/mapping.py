@@ -66,6 +66,8 @@ class Split:
     static: dict[str, Any]
     mapped: dict[str, Any]
     allow_failure: frozenset[str]
+    expected: int | None
+    """Number of items, if an input's length tells it."""
 
 
 class _Tuples:
@@ -158,7 +160,12 @@ def split(what: str, shape: Shape, arguments: Mapping[str, Any]) -> Split:
             "wrap what every item should get whole in unmapped(...)"
         )
     tolerant = {name for name in mapped if isinstance(items[name], allow_failure)}
-    return Split(_gathered(shape, static, mapped), mapped, frozenset(tolerant))
+    return Split(
+        _gathered(shape, static, mapped),
+        mapped,
+        frozenset(tolerant),
+        next(iter(sizes.values()), None),
+    )
 
 
 def _gathered(shape: Shape, static: dict[str, Any], mapped: dict[str, Any]) -> dict[str, Any]:
