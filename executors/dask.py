@@ -11,6 +11,7 @@ from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
 from ..core.interfaces import Capabilities
 from .capacity import cores
 from .pool import QueuePool
+from .reach import probe
 from .wire import versions
 
 _REACH_SECONDS = 20
@@ -67,6 +68,8 @@ class DaskExecutor:
             ) from error
         from .dask_slots import DaskRunner
 
+        if self.address is not None and self.address.startswith(("tcp://", "tls://")):
+            probe("Dask", self.address)
         with contextlib.ExitStack() as undo:
             cluster = self._cluster(undo)
             target = self.address if cluster is None else cluster

@@ -137,6 +137,8 @@ class DaskRunner:
             with contextlib.suppress(HeadraceError):
                 count += one.fits(need, "dask")
         if not count:
+            if self._error is not None:
+                raise self._error
             max(workers, key=lambda one: one.cpus).fits(need, "dask")  # says why
         return count
 
@@ -189,7 +191,9 @@ class DaskRunner:
                         if worker.ledger.take(batch.resources, worker.now()):
                             worker.flights[flight.key] = flight
                             return worker
-                    if self._error is not None:
+                    if self._error is not None and not any(
+                        worker.ready for worker in self._workers.values()
+                    ):
                         raise self._error
                     self._loop.call_soon_threadsafe(self._lease_all)
                     self._lock.wait(1.0)
@@ -260,6 +264,7 @@ class DaskRunner:
             task.add_done_callback(self._tasks.discard)
         for address in set(self._workers) - set(there):
             self._lose(self._workers[address], "it left the cluster")
+            self._error = None
         if self._waiting and not there and self._summons is None:
             # A pending task makes an adaptive cluster grow from nothing.
             self._summons = self._client.submit(platform.node, pure=False, key=f"headrace-{uuid.uuid4()}")
@@ -271,8 +276,8 @@ class DaskRunner:
         try:
             await self._greet(worker)
         except HeadraceError as error:
-            self._error = error
             with self._lock:
+                self._error, worker.capacity = error, Capacity(0.0)
                 self._lock.notify_all()
             return
         except Exception as error:  # noqa: BLE001 - it left, or does not answer: looked at again
@@ -319,9 +324,11 @@ class DaskRunner:
             )
         try:
             theirs: Versions = await self._on(worker, dask_depot.install, self._setup)
-        except ImportError as error:
+        except Exception as error:
+            if f"No module named '{_PACKAGE}" not in str(error):  # it comes as text in any kind
+                raise
             raise VersionMismatchError(
-                f"{where}{error}. Install the driver's version of {_PACKAGE} on every worker"
+                f"{where}it has no headrace. Install the driver's version on every worker"
             ) from error
         why = misfit(self._mine, theirs)
         if why:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from ..core.interfaces import Capabilities
 from .capacity import cores
 from .launch import path_to_package
 from .pool import QueuePool
+from .reach import probe
 from .wire import versions
 
-_REACH_SECONDS = 20.0
 _STORE_BYTES = 256 << 20
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class RayExecutor:
             ) from error
         from .ray_slots import RayRunner
 
-        if self.address is not None and not ray.is_initialized():
-            _probe(self.address)
+        if self.address not in (None, "auto", "local") and not ray.is_initialized():
+            probe("Ray", self.address)
         _keeper.acquire(self._options(), self.address or "this machine")
         try:
             runner = RayRunner(versions(libraries=True), self.idle_seconds, _keeper.release)
@@ -85,17 +85,6 @@ class RayExecutor:
             "object_store_memory": _STORE_BYTES,
             **self.init_kwargs,
         }
-
-
-def _probe(address: str) -> None:
-    """Fail early where nobody listens: ``ray.init`` would wait for minutes."""
-    if address in ("auto", "local"):
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise ExecutorError(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
 class _Keeper:
@@ -158,7 +147,7 @@ def _keep(
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = path_to_package(path or "")  # for the workers it starts
     try:
-        ray.init(**options)
+        _init(options)
     except Exception as error:  # noqa: BLE001 - many kinds, some of them bare; told over there
         started.put(error)
         return
@@ -170,6 +159,21 @@ def _keep(
     started.put(None)
     over.wait()
     ray.shutdown()
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Start Ray; it gives its own processes 30 seconds, which a busy machine may exceed."""
+    import ray
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:
+            ray.shutdown()
+            if attempt == _ATTEMPTS or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 _keeper = _Keeper()
