@@ -91,7 +91,8 @@ class Dataset:
     def num_rows(self) -> int:
         """Rows; counted by reading where a filter is set or the format does not tell."""
         if self._filter is not None:
-            return sum(batch.num_rows for batch in self.iter_batches(columns=[]))
+            first = self._full_schema().names[:1]
+            return sum(batch.num_rows for batch in self.iter_batches(columns=first))
         return sum(p.count() if p.rows is None else p.rows for p in self._pieces)
 
     @property

@@ -7,9 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import ConfigurationError, MissingExtraError
-from .locations import Location
+from .locations import LOCAL, MEMORY, Location
 
 EXTRAS = {"s3": "s3", "gs": "gcs"}
+
+
+def check_scheme(location: Location) -> None:
+    """Raise `ConfigurationError` for a scheme that fsspec does not know."""
+    scheme = location.scheme
+    if scheme in (LOCAL, MEMORY, *EXTRAS):
+        return
+    from fsspec.registry import known_implementations, registry
+
+    if scheme not in registry and scheme not in known_implementations:
+        raise ConfigurationError(
+            f"unknown storage scheme '{scheme}://' in {location.url}: use a path, memory://, "
+            "s3://, gs://, or any scheme that fsspec knows"
+        )
 
 
 def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
@@ -23,19 +37,12 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
         fsspec knows no such scheme, or the options do not fit it.
     """
     from fsspec.core import url_to_fs
-    from fsspec.registry import known_implementations, registry
 
     scheme = location.scheme
-    if scheme == "gs":
-        # Read at import of gcsfs. Its bucket probe over gRPC stalls for a minute per bucket wherever
-        # that port is closed (emulators, closed networks).
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    if scheme not in registry and scheme not in known_implementations:
-        raise ConfigurationError(
-            f"unknown storage scheme '{scheme}://' in {location.url}: use a path, memory://, "
-            "s3://, gs://, or any scheme that fsspec knows"
-        )
+    check_scheme(location)
     try:
+        if scheme == "gs":
+            return _google(reveal(options))
         filesystem, _ = url_to_fs(location.source, use_listings_cache=False, **reveal(options))
     except ImportError as error:
         raise MissingExtraError(_missing(scheme, location.url, error)) from error
@@ -47,6 +54,19 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
     return filesystem
 
 
+def _google(options: dict[str, Any]) -> Any:
+    """gcsfs without its probe of each bucket's type over gRPC, unless its variable asks for that.
+
+    The probe stalls for a minute per bucket wherever that port is closed: emulators, closed networks.
+    gcsfs reads the variable when it is imported, which may have happened already.
+    """
+    if os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false").lower() in ("true", "1"):
+        from gcsfs import GCSFileSystem
+    else:
+        from gcsfs.core import GCSFileSystem
+    return GCSFileSystem(use_listings_cache=False, **options)
+
+
 def _missing(scheme: str, url: str, error: ImportError) -> str:
     extra = EXTRAS.get(scheme)
     how = f'pip install "headrace[{extra}]"' if extra else str(error)
@@ -55,11 +75,11 @@ def _missing(scheme: str, url: str, error: ImportError) -> str:
 
 def reveal(options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the options with pydantic's secret strings as plain ones, at any depth."""
-    out: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            value = reveal(value)
-        elif callable(getattr(value, "get_secret_value", None)):
-            value = value.get_secret_value()
-        out[name] = value
-    return out
+    return {name: _plain(value) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return reveal(value)
+    secret = getattr(value, "get_secret_value", None)
+    return secret() if callable(secret) else value

@@ -197,12 +197,12 @@ class RemoteObjects(FsspecObjects):
             nonlocal doubtful
             try:
                 self.filesystem.pipe_file(full, value, mode="create", **marks)
-            except FileExistsError:
-                if not self._is_ours(full, value, token if marks else None, doubtful):
+            except Exception as error:  # looked at and raised again
+                if not refused_as_present(error):
+                    doubtful = doubtful or is_transient(error)
                     raise
-            except Exception as error:  # remembered and raised again: it may have landed
-                doubtful = doubtful or is_transient(error)
-                raise
+                if not self._is_ours(full, value, token if marks else None, doubtful):
+                    raise FileExistsError(full) from error
 
         self._try("write", path, create)
 
@@ -239,6 +239,20 @@ class RemoteObjects(FsspecObjects):
 
     def _try(self, operation: str, path: str, call: Callable[[], T]) -> T:
         return retrying(call, operation=operation, url=self.url_of(path), backoff=self.backoff)
+
+
+def refused_as_present(error: Exception) -> bool:
+    """Whether a conditional put was refused because the object is there.
+
+    Ceph does not name the condition in its answer, of which s3fs then makes a plain `OSError`.
+    """
+    if isinstance(error, FileExistsError):
+        return True
+    response = getattr(error.__cause__, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") in (
+        "PreconditionFailed",
+        "412",
+    )
 
 
 def writer_mark(scheme: str, token: str) -> dict[str, Any]:

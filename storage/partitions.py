@@ -109,7 +109,7 @@ class PartitionWriter:
                 self._schema,
                 compression="zstd",
                 compression_level=1,
-                use_dictionary=dictionary_columns(self._sample),
+                use_dictionary=dictionary_columns(table if self._sample is None else self._sample),
                 write_page_checksum=True,
             )
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)

@@ -18,6 +18,7 @@ from ..core.interfaces import (
     StageSpec,
     data_prefix,
 )
+from .filesystems import check_scheme
 from .journal import SegmentJournal
 from .locations import LOCAL, MEMORY, Location, check_path, check_run_id, parse_location
 from .objects import Objects, open_objects
@@ -54,8 +55,8 @@ class ArrowStore:
     Raises
     ------
     ConfigurationError
-        Not a location, or no such format. A scheme that is unknown, or whose package is missing
-        (`MissingExtraError`), is told by the first use, and by `check`.
+        Not a location, no such scheme, or no such format. A scheme whose package is missing
+        (`MissingExtraError`) is told by the first use, and by `check`.
     """
 
     location: Location = field(repr=False)
@@ -73,7 +74,9 @@ class ArrowStore:
     ) -> None:
         if format not in FORMATS:
             raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
-        object.__setattr__(self, "location", parse_location(url))
+        location = parse_location(url)
+        check_scheme(location)
+        object.__setattr__(self, "location", location)
         object.__setattr__(self, "storage_options", dict(storage_options or {}))
         object.__setattr__(self, "format", format)
         object.__setattr__(self, "trust", trust)
