@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import threading
@@ -47,6 +46,8 @@ def call_hooks(hooks: Iterable[Callable[..., Any]], subject: Any, run: Any, stat
 
 
 def _finish(awaitable: Any) -> None:
+    import asyncio
+
     async def wait() -> None:
         await awaitable
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 import queue
@@ -13,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .calls import EngineAPI, NodeHandle
 
 P = ParamSpec("P")
@@ -49,6 +50,8 @@ def _serve(calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]]) -> Non
 
 async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call something that blocks, in a thread and in this context, while the loop goes on."""
+    import asyncio
+
     global _threads
     with _lock:
         if _threads is None:
@@ -62,6 +65,7 @@ async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 async def settled(engine: EngineAPI, node: NodeHandle, position: int | None) -> None:
     """Wait on the running loop until an item (None: the node) has ended."""
+    import asyncio
 
     def done() -> bool:
         return node.ended if position is None else node.item_done(position)
@@ -113,6 +117,8 @@ class OnLoop:
             self._running.cancel()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import asyncio
+
         try:
             own = asyncio.get_running_loop() is self.loop
         except RuntimeError:

@@ -45,6 +45,8 @@ def test_windows_is_refused_in_one_line():
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert ended.returncode != 0
-    assert ended.stderr.strip().splitlines()[-1].startswith(
-        "ImportError: headrace does not run on Windows"
+    assert (
+        ended.stderr.strip()
+        .splitlines()[-1]
+        .startswith("ImportError: headrace does not run on Windows")
     )

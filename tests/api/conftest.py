@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from headrace.core.settings import forget_settings, settings_override
 
 

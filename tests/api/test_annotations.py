@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+
 from headrace import allow_failure, quote, unmapped
 from headrace.core.annotations import Annotation
 

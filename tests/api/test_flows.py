@@ -6,9 +6,10 @@ import threading
 import time
 from typing import Any
 
-import headrace
 import pytest
-from headrace import flow, get_run_logger, get_run_context, task
+
+import headrace
+from headrace import flow, get_run_context, get_run_logger, task
 from headrace.core.errors import Cancelled, FlowTimeout, RunError
 from headrace.core.states import Completed, Failed
 
@@ -144,7 +145,7 @@ def test_time_limits():
 
     state = slow(return_state=True)
     assert (state.name, state.type) == ("TimedOut", "FAILED")
-    with pytest.raises(FlowTimeout, match="'aslow' exceeded its timeout of 0.1 seconds"):
+    with pytest.raises(FlowTimeout, match=r"'aslow' exceeded its timeout of 0\.1 seconds"):
         asyncio.run(aslow())
     with pytest.raises(TimeoutError):
         asyncio.run(aslow())
@@ -315,7 +316,7 @@ def test_logs_and_prints():
 
 
 def test_where_nothing_runs():
-    with pytest.raises(RunError, match="logging.getLogger"):
+    with pytest.raises(RunError, match=r"logging\.getLogger"):
         get_run_logger()
     with pytest.raises(RunError):
         get_run_context()

@@ -7,11 +7,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel
+
 from headrace import allow_failure, quote, unmapped
 from headrace.core.binding import Shape
 from headrace.core.errors import MappingError
 from headrace.core.mapping import column, is_iterable, split
-from pydantic import BaseModel
 
 
 class Model(BaseModel):

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from headrace import Resources, exponential_backoff, task
 from headrace.core.errors import ConfigurationError
 from headrace.core.interfaces import Isolation
@@ -49,7 +50,11 @@ def test_a_bad_option_is_one_line_that_names_task_and_option(given: Any, told: s
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("retires", "did you mean 'retries'?"), ("result_serializer", "Arrow"), ("storage", "give the flow")],
+    [
+        ("retires", "did you mean 'retries'?"),
+        ("result_serializer", "Arrow"),
+        ("storage", "give the flow"),
+    ],
 )
 def test_unknown_keywords_name_what_is_near_or_why_they_are_absent(name: str, told: str):
     options: Any = {name: 1}
@@ -68,7 +73,14 @@ def test_resources_from_a_mapping():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4GB", 4 * 10**9), ("1.5 KiB", 1536), ("12", 12), (7, 7), ("2m", 2 * 10**6), ("1GiB", 1 << 30)],
+    [
+        ("4GB", 4 * 10**9),
+        ("1.5 KiB", 1536),
+        ("12", 12),
+        (7, 7),
+        ("2m", 2 * 10**6),
+        ("1GiB", 1 << 30),
+    ],
 )
 def test_sizes(text: str | int, size: int):
     assert bytes_of(text) == size

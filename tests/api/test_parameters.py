@@ -3,9 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, SecretStr
+
 from headrace import flow, quote
 from headrace.core.errors import ParameterError
-from pydantic import BaseModel, SecretStr
 
 
 class Source(BaseModel):
@@ -76,7 +77,8 @@ def test_secrets_never_reach_what_is_stored():
     def secretive(token: SecretStr, login: Login, nested: dict[str, Any]) -> str:
         return token.get_secret_value()
 
-    run = secretive.start("open-sesame", {"password": "open-sesame"}, {"a": SecretStr("open-sesame")})  # type: ignore[arg-type]
+    given: Any = ("open-sesame", {"password": "open-sesame"}, {"a": SecretStr("open-sesame")})
+    run = secretive.start(*given)
     assert run.result() == "open-sesame"
     stored = run.record().parameters
     assert "sesame" not in stored

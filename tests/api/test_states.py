@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+
 from headrace.core import states
 from headrace.core.errors import RunError, TaskCrashed, TaskFailed, UpstreamFailed
 from headrace.core.states import State, StateType, state_of_return
@@ -116,5 +117,7 @@ def test_a_manual_state_is_taken_as_it_is_and_generators_become_lists():
 
 def test_the_exception_of_several_states_is_the_first_ones():
     first, second = ValueError(1), ValueError(2)
-    whole = state_of_return([states.Completed(), states.Failed(data=first), states.Failed(data=second)])
+    whole = state_of_return(
+        [states.Completed(), states.Failed(data=first), states.Failed(data=second)]
+    )
     assert whole.exception() is first

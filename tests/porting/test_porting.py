@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from headrace.core.settings import forget_settings, settings_override
 
 IMPORTS = {
