@@ -224,7 +224,7 @@ def pack(files: Iterable[File], size: int) -> Iterator[Pack]:
 # ----------------------------------------------------------------------------------- the tasks
 
 
-@task(retries=2, retry_delay_seconds=[1, 10])
+@task(retries=2, retry_delay_seconds=[1, 10], schema=CLEANED)
 def clean(pack: Pack, origin: Place, rules: Rules) -> pa.Table:
     """Read a pack's files, and say of each all there is to say: a row of `CLEANED`."""
     fs, _ = origin.open()

@@ -1,0 +1,67 @@
+"""What every benchmark here prints: one JSON line per figure, after one line about the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+
+def own_home() -> str:
+    """A fresh folder for history and storage, so that no run before this one is in the way."""
+    home = tempfile.mkdtemp(prefix="headrace-benchmark-")
+    os.environ["HEADRACE_HOME"] = home
+    os.environ.setdefault("HEADRACE_DISPLAY", "none")
+    return home
+
+
+def machine(*packages: str) -> None:
+    """Print what the figures were taken on."""
+    line = {
+        "benchmark": "machine",
+        "cpus": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "command": " ".join(["python", *sys.argv]),
+        **{name: version(name) for name in ("pyarrow", *packages)},
+    }
+    print(json.dumps(line), flush=True)
+
+
+def figure(benchmark: str, name: str, value: float, unit: str, **facts: Any) -> None:
+    """Print one figure."""
+    line = {"benchmark": benchmark, "figure": name, "value": round(value, 4), "unit": unit, **facts}
+    print(json.dumps(line), flush=True)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Wall seconds of each case, round after round, every second round in the opposite order."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds):
+        names = list(cases) if number % 2 == 0 else list(reversed(cases))
+        for name in names:
+            seconds[name].append(timed(cases[name]))
+    return seconds
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median of the ratios within rounds: what slowed a whole round slowed both."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
