@@ -140,7 +140,7 @@ def list_items(
     query = query.order_by(items.c.node, items.c.position, items.c.id)
     if limit is not None:
         query = query.limit(limit)
-    return [rows.read_item(run, row) for row in connection.execute(query).all()]
+    return rows.read_items(run, connection.execute(query).all())
 
 
 def list_logs(

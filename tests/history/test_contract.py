@@ -9,9 +9,13 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import func, select
 
 from headrace.core.errors import HistoryError, RunNotFoundError
+from headrace.history.addresses import parse
+from headrace.history.databases import Database
 from headrace.history.sql import SqlHistory
+from headrace.history.tables import metadata
 
 from .records import (
     NOON,
@@ -373,7 +377,7 @@ def test_lists_of_an_unknown_run_are_empty(history: SqlHistory) -> None:
 
 
 def test_deleting_a_run_leaves_nothing_of_it_and_all_of_the_others(
-    history: SqlHistory, run: UUID
+    history: SqlHistory, history_url: str, run: UUID
 ) -> None:
     kept = a_run()
     for one in (run, kept.id):
@@ -390,11 +394,24 @@ def test_deleting_a_run_leaves_nothing_of_it_and_all_of_the_others(
     for listing in (history.states, history.nodes, history.batches, history.items, history.logs):
         assert listing(run) == []
         assert len(listing(kept.id)) == 1
+    assert rows(history_url) == dict.fromkeys((table.name for table in metadata.sorted_tables), 1)
     with pytest.raises(RunNotFoundError):
         history.append(run, 2, [a_log(run)], driver="first")
     # Coming back, it has nothing of its former life.
     history.append(run, 0, [a_run(run)], driver="first")
     assert history.states(run) == []
+
+
+def rows(url: str) -> dict[str, int]:
+    """How many rows each table has."""
+    database = Database(parse(url))
+    with database.read() as connection:
+        counts = {
+            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in metadata.sorted_tables
+        }
+    database.close()
+    return counts
 
 
 def test_workspaces_do_not_see_each_other(history_url: str) -> None:

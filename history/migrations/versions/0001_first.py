@@ -6,7 +6,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 revision = "0001"
 down_revision = None
@@ -14,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-Time = sa.BigInteger().with_variant(TIMESTAMP(timezone=True), "postgresql")
+Time = sa.BigInteger().with_variant(sa.TIMESTAMP(timezone=True), "postgresql")
 
 
 def _workspace() -> sa.Column[Any]:
