@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -19,12 +16,10 @@ from typing import (
     overload,
 )
 
-from .binding import Shape
 from .context import FLOW_RUN
+from .decorated import Decorated, importable_name
 from .errors import ConfigurationError, ParameterError
-from .hooks import checked_hooks
 from .options import FlowKeywords, flow_options
-from .tasks import RESERVED, importable_name
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -37,10 +32,9 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
-AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
 
 
-class Flow(Generic[P, R_co]):
+class Flow(Decorated, Generic[P, R_co]):
     """A function whose calls are flow runs.
 
     Calling it runs it here and gives what it returns; `start` runs it beside you and gives a
@@ -50,39 +44,16 @@ class Flow(Generic[P, R_co]):
     Made by the decorator `flow`.
     """
 
+    word = "flow"
+    fn: Callable[P, R_co]
+
     def __init__(self, fn: Callable[P, R_co], given: FlowKeywords) -> None:
-        self.kind: Literal["function", "class", "static"] = "function"
-        plain: Any = fn
-        if isinstance(fn, classmethod):
-            self.kind, plain = "class", cast("Any", fn).__func__
-        elif isinstance(fn, staticmethod):
-            self.kind, plain = "static", cast("Any", fn).__func__
-        if not callable(plain):
-            raise TypeError(f"flow() decorates functions, got {plain!r}")
-        what = f"flow {given.get('name') or getattr(plain, '__name__', plain)!r}"
-        self.given: FlowKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
-        self.options: FlowOptions = flow_options(what, plain, given)
-        self.fn = cast("Callable[P, R_co]", plain)
-        self.shape = Shape.of(plain)
-        for name in RESERVED:
-            if name in self.shape.names:
-                raise ConfigurationError(
-                    f"{what}: {name!r} is a keyword of every call; rename the parameter"
-                )
-        if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-            raise ConfigurationError(f"{what}: a flow cannot be a generator; return a list, or map")
-        self.isasync = inspect.iscoroutinefunction(plain)
-        functools.update_wrapper(cast("Any", self), plain)
-
-    @property
-    def name(self) -> str:
-        """Name of the flow."""
-        return self.options.name
-
-    @property
-    def description(self) -> str:
-        """What it does; by default its docstring."""
-        return self.options.description
+        super().__init__(fn, given)
+        self.options: FlowOptions = flow_options(self.what, self.fn, given)
+        if self.isgenerator:
+            raise ConfigurationError(
+                f"{self.what}: a flow cannot be a generator; return a list, or map"
+            )
 
     @property
     def version(self) -> str:
@@ -98,12 +69,7 @@ class Flow(Generic[P, R_co]):
                 merged.pop(other, None)
             elif other in options:
                 merged.pop(name, None)
-        return Flow(self._undecorated(), cast("FlowKeywords", merged))
-
-    def _undecorated(self) -> Any:
-        if self.kind == "class":
-            return classmethod(cast("Any", self.fn))
-        return staticmethod(self.fn) if self.kind == "static" else self.fn
+        return Flow(self.undecorated(), cast("FlowKeywords", merged))
 
     # -------------------------------------------------------------------------------- parameters
 
@@ -270,43 +236,7 @@ class Flow(Generic[P, R_co]):
         self: Flow[Concatenate[Any, Q], R_co], instance: object, owner: type[Any] | None = None
     ) -> Flow[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
-        if self.kind == "static" or (self.kind == "function" and instance is None):
-            return self
-        bound = type(self).__new__(type(self))
-        bound.__dict__.update(self.__dict__)
-        target = owner if self.kind == "class" else instance
-        bound.fn = cast("Any", self.fn).__get__(target, owner)
-        bound.shape = Shape.of(bound.fn)
-        bound.kind = "function"
-        return bound
-
-    # ------------------------------------------------------------------------------------- hooks
-
-    def on_running(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(flow, run, state)`` when a run starts."""
-        return self._hook("on_running", fn)
-
-    def on_completion(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(flow, run, state)`` when a run completed."""
-        return self._hook("on_completion", fn)
-
-    def on_failure(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(flow, run, state)`` when a run failed."""
-        return self._hook("on_failure", fn)
-
-    def on_crashed(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(flow, run, state)`` when a run crashed."""
-        return self._hook("on_crashed", fn)
-
-    def on_cancellation(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(flow, run, state)`` when a run was cancelled."""
-        return self._hook("on_cancellation", fn)
-
-    def _hook(self, name: str, fn: AnyHook) -> AnyHook:
-        hooks = (*getattr(self.options, name), *checked_hooks(f"flow {self.name!r}", name, fn))
-        self.given = cast("FlowKeywords", {**self.given, name: hooks})
-        self.options = replace(self.options, **cast("Mapping[str, Any]", {name: hooks}))
-        return fn
+        return self.bound(instance, owner)
 
     # ---------------------------------------------------------------------------------- the rest
 
@@ -318,10 +248,7 @@ class Flow(Generic[P, R_co]):
 
     def __reduce__(self) -> Any:
         name = importable_name(self)
-        return name if name is not None else (_restore, (self._undecorated(), self.given))
-
-    def __repr__(self) -> str:
-        return f"<Flow {self.name}{self.shape.signature}>"
+        return name if name is not None else (_restore, (self.undecorated(), self.given))
 
 
 _ALIASES: Mapping[str, str] = {

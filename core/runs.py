@@ -12,7 +12,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
-from .errors import FlowTimeout, RunError
+from .errors import FlowTimeout, RunError, RunNotFoundError
 from .states import Pending, State
 from .waiting import in_thread
 
@@ -321,9 +321,12 @@ def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:
     from .registry import open_history
     from .settings import get_settings
 
-    for handle in list(_handles.values()):
-        if run in (handle.id, str(handle.id), handle.name):
-            return handle
     history = open_history(get_settings().history_url)
-    record = history.run(run)
-    return _handles.get(record.id) or RecordedRun(history, record.id)
+    try:
+        found = history.run(run).id
+    except RunNotFoundError:  # of this process, and kept in another history
+        named = [h for h in list(_handles.values()) if run in (h.id, str(h.id), h.name)]
+        if not named:
+            raise
+        return named[-1]
+    return _handles.get(found) or RecordedRun(history, found)

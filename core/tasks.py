@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,9 +16,8 @@ from typing import (
     overload,
 )
 
-from .binding import Shape
+from .decorated import Decorated, importable_name
 from .errors import ConfigurationError
-from .hooks import checked_hooks
 from .options import TaskKeywords, task_options
 
 if TYPE_CHECKING:
@@ -35,10 +30,6 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
-AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
-
-RESERVED = ("wait_for", "return_state")
-"""Keywords of every call of a task or flow: no parameter of the function can have these names."""
 
 _MAP_OPTIONS = ("key", "max_in_flight", "name")
 
@@ -63,7 +54,7 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
     return delays
 
 
-class Task(Generic[P, R_co]):
+class Task(Decorated, Generic[P, R_co]):
     """A function whose calls in a flow are nodes, with states, retries and stored values.
 
     ``task(x)`` runs in the calling thread and gives the value; ``task.submit(x)`` gives a `Future`
@@ -73,43 +64,17 @@ class Task(Generic[P, R_co]):
     Made by the decorator `task`.
     """
 
-    def __init__(self, fn: Callable[P, R_co], given: TaskKeywords) -> None:
-        self.kind: Literal["function", "class", "static"] = "function"
-        plain: Any = fn
-        if isinstance(fn, classmethod):
-            self.kind, plain = "class", cast("Any", fn).__func__
-        elif isinstance(fn, staticmethod):
-            self.kind, plain = "static", cast("Any", fn).__func__
-        if not callable(plain):
-            raise TypeError(f"task() decorates functions, got {plain!r}")
-        what = f"task {given.get('name') or getattr(plain, '__name__', plain)!r}"
-        self.given: TaskKeywords = dict(given)  # pyright: ignore[reportAttributeAccessIssue]
-        self.options: TaskOptions = task_options(what, plain, given)
-        self.fn = cast("Callable[P, R_co]", plain)
-        self.shape = Shape.of(plain)
-        for name in RESERVED:
-            if name in self.shape.names:
-                raise ConfigurationError(
-                    f"{what}: {name!r} is a keyword of every call; rename the parameter"
-                )
-        self.isasync = inspect.iscoroutinefunction(plain)
-        self.isgenerator = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
-        functools.update_wrapper(cast("Any", self), plain)
+    word = "task"
+    fn: Callable[P, R_co]
 
-    @property
-    def name(self) -> str:
-        """Name of the task: what its nodes are called."""
-        return self.options.name
+    def __init__(self, fn: Callable[P, R_co], given: TaskKeywords) -> None:
+        super().__init__(fn, given)
+        self.options: TaskOptions = task_options(self.what, self.fn, given)
 
     def with_options(self, **options: Unpack[TaskKeywords]) -> Task[P, R_co]:
         """The same task with other options; the keywords are those of `task`."""
         given = cast("TaskKeywords", {**self.given, **options})
-        return Task(self._undecorated(), given)
-
-    def _undecorated(self) -> Any:
-        if self.kind == "class":
-            return classmethod(cast("Any", self.fn))
-        return staticmethod(self.fn) if self.kind == "static" else self.fn
+        return Task(self.undecorated(), given)
 
     # ------------------------------------------------------------------------------------- calls
 
@@ -344,43 +309,7 @@ class Task(Generic[P, R_co]):
         self: Task[Concatenate[Any, Q], R_co], instance: object, owner: type[Any] | None = None
     ) -> Task[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
-        if self.kind == "static" or (self.kind == "function" and instance is None):
-            return self
-        bound = type(self).__new__(type(self))
-        bound.__dict__.update(self.__dict__)
-        target = owner if self.kind == "class" else instance
-        bound.fn = cast("Any", self.fn).__get__(target, owner)
-        bound.shape = Shape.of(bound.fn)
-        bound.kind = "function"
-        return bound
-
-    # ------------------------------------------------------------------------------------- hooks
-
-    def on_running(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(task, task run, state)`` when an item starts to run."""
-        return self._hook("on_running", fn)
-
-    def on_completion(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(task, task run, state)`` when it completed."""
-        return self._hook("on_completion", fn)
-
-    def on_failure(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(task, task run, state)`` when it failed."""
-        return self._hook("on_failure", fn)
-
-    def on_crashed(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(task, task run, state)`` when its process died with it."""
-        return self._hook("on_crashed", fn)
-
-    def on_cancellation(self, fn: AnyHook) -> AnyHook:
-        """Decorator: call ``fn(task, task run, state)`` when it was cancelled."""
-        return self._hook("on_cancellation", fn)
-
-    def _hook(self, name: str, fn: AnyHook) -> AnyHook:
-        hooks = (*getattr(self.options, name), *checked_hooks(f"task {self.name!r}", name, fn))
-        self.given = cast("TaskKeywords", {**self.given, name: hooks})
-        self.options = replace(self.options, **cast("Mapping[str, Any]", {name: hooks}))
-        return fn
+        return self.bound(instance, owner)
 
     # ---------------------------------------------------------------------------------- the rest
 
@@ -388,21 +317,7 @@ class Task(Generic[P, R_co]):
         name = importable_name(self)
         if name is not None:
             return name
-        return _restore, (self._undecorated(), {**self.given, **_for_workers(self.given)})
-
-    def __repr__(self) -> str:
-        return f"<Task {self.name}{self.shape.signature}>"
-
-
-def importable_name(thing: Any) -> str | None:
-    """Name under which a module other than ``__main__`` holds the very object, or None."""
-    home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    if not isinstance(home, str) or home == "__main__" or not isinstance(name, str):
-        return None
-    found: Any = sys.modules.get(home)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return name if found is thing else None
+        return _restore, (self.undecorated(), {**self.given, **_for_workers(self.given)})
 
 
 def _for_workers(given: Mapping[str, Any]) -> dict[str, Any]:
