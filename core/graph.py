@@ -35,6 +35,8 @@ COLOURS: Mapping[str, str] = {
 }
 """Colour of each state; each is readable on light and dark ground."""
 
+BAD = ("Failed", "TimedOut", "Crashed")
+
 OTHER_COLOUR = "#aab2bd"
 
 
@@ -58,7 +60,8 @@ class GraphNode:
         parts = [self.state, f"{done:,} of {'?' if self.total is None else f'{self.total:,}'}"]
         parts += [
             f"{count:,} {name}"
-            for name, count in self.counts.items()
+            # What went wrong comes first: a card may cut the rest.
+            for name, count in sorted(self.counts.items(), key=lambda one: one[0] not in BAD)
             if count and name not in ("Completed", "Cached", "Pending", "Running")
         ]
         return ", ".join(parts)

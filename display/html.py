@@ -80,7 +80,7 @@ def bar(node: NodeView) -> str:
     parts = "".join(
         f'<span style="display:block;height:8px;flex:none;'
         f'width:{part.stop - part.start:.2f}%;background:{progress.colour(part.state)}"></span>'
-        for part in progress.segments(node, 100.0, least=1.0)
+        for part in progress.segments(node, 100.0, least=2.0)
     )
     return (
         f'<span title="{escape(counts or node.state)}" style="display:flex;width:160px;height:8px;'

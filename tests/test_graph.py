@@ -100,6 +100,11 @@ def test_the_bar_shows_each_state_in_proportion() -> None:
     assert widths[COLOURS["Failed"]] == pytest.approx(ground / 4, abs=0.1)
 
 
+def test_what_went_wrong_is_told_first() -> None:
+    node = GraphNode(0, "x", True, "Running", {"Cached": 1, "Skipped": 2, "Failed": 3}, 9)
+    assert node.summary == "Running, 1 of 9, 3 Failed, 2 Skipped"
+
+
 def test_one_failed_of_a_million_is_seen_and_the_bar_does_not_overflow() -> None:
     counts = {"Completed": 1_000_000} | dict.fromkeys(("Failed", "TimedOut", "Crashed"), 1)
     svg = Graph((GraphNode(0, "x", True, "Running", counts, 1_000_003),)).svg
