@@ -23,8 +23,9 @@ from .interfaces import (
     Stage,
     Upstream,
 )
-from .items import GOOD
-from .machine import Chunk, Flight, Node, UpstreamFailure
+from .columns import Chunk, pruned
+from .endings import UpstreamFailure, name_of
+from .nodes import Flight, Node
 from .outcomes import exception_of
 from .packing import Dependency, Packed, pack, pack_values, unpicklable
 from .tracebacks import failure_of
@@ -32,8 +33,8 @@ from .tracebacks import failure_of
 if TYPE_CHECKING:
     from .engine import Engine
 
-Parked = tuple[list[tuple[int, int | None]], dict[int, str]]
-"""What a batch's arguments wait for, and the items whose arguments ended badly."""
+Parked = tuple[dict[int, list[tuple[int, "int | None"]]], dict[int, str]]
+"""By position: what the item's arguments wait for, or which of them ended badly."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -101,21 +102,26 @@ class Dispatcher:
             try:
                 columns = [self._plain(column) for column in flight.chunk.columns]
                 payload = self._pack(columns, tuple(prepared.call.mapped))
-            except Exception:  # noqa: BLE001 - one item or more cannot travel: which?
-                return self._culprits(flight, prepared)
+            except Exception as error:  # noqa: BLE001 - one item or more cannot travel: which?
+                return self._culprits(flight, prepared, error)
         parked = self._parked(flight, payload)
         if parked is not None:
             return parked
+        try:
+            stages = tuple(map(self._stage, flight.nodes, flight.attempts))
+            upstream = tuple(map(self._upstream, payload.dependencies))
+        except Exception as error:  # noqa: BLE001 - a value that was not kept, or does not pickle
+            return [self._failure(flight, p, error) for p in flight.chunk.positions]
         settings = self.engine.settings
         pool = self.engine.pools[node.options.pool]
         return Batch(
             run_id=self.engine.run_id,
             id=flight.id,
             store=self.engine.store,
-            stages=tuple(map(self._stage, flight.nodes, flight.attempts)),
+            stages=stages,
             positions=flight.chunk.positions,
             payload=payload.data,
-            upstream=tuple(map(self._upstream, payload.dependencies)),
+            upstream=upstream,
             live=payload.live or prepared.static.live,
             resources=node.options.resources,
             isolation=node.options.isolation,
@@ -129,7 +135,9 @@ class Dispatcher:
 
     def _plain(self, column: Any) -> Any:
         """A column with the exceptions of failed upstream items in their places."""
-        if isinstance(column, RefColumn) or UpstreamFailure not in set(map(type, column)):
+        if isinstance(column, RefColumn):
+            return pruned(column)
+        if UpstreamFailure not in set(map(type, column)):
             return column
         return [
             exception_of(value.node, value.position) if type(value) is UpstreamFailure else value
@@ -152,58 +160,53 @@ class Dispatcher:
         if dependency.position is None and not node.single:
             return MapRef(self.engine.manifest(node))
         position = dependency.position or 0
-        if node.items.state(position) not in GOOD:
+        if not node.went_well(position):
             return Raised(cloudpickle.dumps(exception_of(node, position)))
         column = node.items.column(Positions.span(position, position + 1))
-        return Ref(
-            column.parts[0], column.index[0], column.first_row[0], column.rows[0], column.inline[0]
-        )
+        place, first, rows = map(int, (column.index[0], column.first_row[0], column.rows[0]))
+        return Ref(column.parts[0], place, first, rows, column.inline[0])
 
     def _parked(self, flight: Flight, payload: Packed) -> Parked | None:
-        """Futures inside mapped inputs: wait for those that run, skip the items of bad ones."""
-        waits: list[tuple[int, int | None]] = []
-        bad = False
-        for dependency in payload.dependencies:
-            node: Node = dependency.node
-            position = dependency.position
-            if not (node.ended if position is None else node.item_done(position)):
-                waits.append((node.id, position))
-            elif not dependency.allow_failure and not _good(node, position):
-                bad = True
-        if not waits and not bad:
+        """Futures inside mapped inputs: items wait for those that run, and are skipped for bad ones."""
+        if all(_ready(dependency) for dependency in payload.dependencies):
             return None
-        return waits, self._bad_items(flight) if bad else {}
-
-    def _bad_items(self, flight: Flight) -> dict[int, str]:
-        found: dict[int, str] = {}
+        waits: dict[int, list[tuple[int, int | None]]] = {}
+        bad: dict[int, str] = {}
         for index, position in enumerate(flight.chunk.positions):
             packed = pack([column[index : index + 1] for column in flight.chunk.columns])
             for dependency in packed.dependencies:
+                if _ready(dependency):
+                    continue
                 node, item = dependency.node, dependency.position
-                done = node.ended if item is None else node.item_done(item)
-                if done and not dependency.allow_failure and not _good(node, item):
-                    found[position] = f"{node.key} did not complete"
-        return found
+                if node.settled(item):
+                    bad[position] = f"{name_of(node, item)} did not complete"
+                else:
+                    waits.setdefault(position, []).append((node.id, item))
+        for position in bad:
+            waits.pop(position, None)
+        return waits, bad
 
-    def _culprits(self, flight: Flight, prepared: _Prepared) -> list[Failure]:
-        """Which items cannot be pickled, and why."""
+    def _culprits(
+        self, flight: Flight, prepared: _Prepared, error: Exception
+    ) -> list[Failure]:
+        """Which items cannot be pickled, and why; all of them, if it is none alone."""
         failures: list[Failure] = []
         names = tuple(prepared.call.mapped)
-        for index, _position in enumerate(flight.chunk.positions):
+        for index, position in enumerate(flight.chunk.positions):
             for name, column in zip(names, flight.chunk.columns, strict=True):
                 value = column[index : index + 1]
                 try:
                     pack(value)
-                except Exception as error:  # noqa: BLE001 - as above
+                except Exception as broken:  # noqa: BLE001 - as above
                     what = f"argument {name!r} of task {prepared.call.options.name!r}"
-                    told = unpicklable(what, value[0], error)
-                    failures.append(self._failure(flight, index, told))
+                    told = unpicklable(what, value[0], broken)
+                    failures.append(self._failure(flight, position, told))
                     break
-        return failures
+        return failures or [self._failure(flight, p, error) for p in flight.chunk.positions]
 
-    def _failure(self, flight: Flight, index: int, error: Exception) -> Failure:
-        position = list(flight.chunk.positions)[index]
-        stage = self._stage(flight.nodes[0], flight.attempts[0])
+    def _failure(self, flight: Flight, position: int, error: Exception) -> Failure:
+        node = flight.nodes[0]
+        stage = Stage(node.id, node.key, self.prepared[node].spec, flight.attempts[0])
         return failure_of(stage, position, error, time.time_ns(), FailureKind.ARGUMENT)
 
     # ---------------------------------------------------------------------------- values
@@ -218,10 +221,12 @@ class Dispatcher:
         return dataclasses.replace(report, receipts=bare)
 
 
-def _good(node: Node, position: int | None) -> bool:
-    if position is None:
-        return node.state in ("Completed", "Cached")
-    return position < node.items.size and node.items.state(position) in GOOD
+def _ready(dependency: Dependency) -> bool:
+    """Has what an argument stands on ended, and in a way that lets the item run?"""
+    node, position = dependency.node, dependency.position
+    if not node.settled(position):
+        return False
+    return dependency.allow_failure or node.went_well(position)
 
 
 def _slots(engine: Engine) -> int:

@@ -7,8 +7,10 @@ commands that come back, and wakes those who wait. Callbacks from outside only e
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
+import logging
 import queue
 import random
 import threading
@@ -19,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import logs, pools, records, specs
 from .calls import Call
+from .commands import Ask, BatchEnded, Command, Committed, Feed, ItemEvent, NodeEnded, Submit
 from .dispatch import Dispatcher
-from .errors import Cancelled, MappingError, StorageError
+from .errors import Cancelled, HeadraceError, HistoryError, MappingError, StorageError
 from .feeding import Feeder
 from .futures import Future, MapFuture
 from .interfaces import (
     Control,
-    Failure,
     LogRecord,
     Manifest,
     Outcome,
@@ -37,27 +39,13 @@ from .interfaces import (
     RunView,
 )
 from .items import BAD, GOOD, ItemState
-from .machine import (
-    Ask,
-    BatchEnded,
-    Chunk,
-    Command,
-    Committed,
-    Feed,
-    Flight,
-    ItemEvent,
-    Machine,
-    Node,
-    NodeEnded,
-    NodeOptions,
-    Open,
-    Submit,
-)
-from .outcomes import exception_of, item_message, name_of, node_message, state_name
-from .packing import Dependency, dependency_of, pack
+from .machine import Machine
+from .nodes import Flight, Node, NodeOptions
 from .notes import Notes
+from .outcomes import exception_of, from_record, item_message, name_of, node_message, state_name
+from .packing import Dependency, dependency_of, pack
 from .registry import open_display
-from .retries import delay_of, may_retry
+from .retries import Judge, Verdicts, delay_of
 from .scribe import Scribe
 from .showing import Show
 from .states import State, type_of_name
@@ -71,6 +59,8 @@ if TYPE_CHECKING:
 _TICK_SECONDS = 0.05
 _ADOPT = (Outcome.DIED, Outcome.LOST, Outcome.TIMEOUT, Outcome.KILLED, Outcome.DUPLICATE)
 """Ends after which a batch's partitions are listed: reports may have been lost."""
+_BACKLOG = 50_000
+"""Records that may wait to be written before the engine waits for them."""
 
 
 class Engine:
@@ -100,7 +90,7 @@ class Engine:
         self.attempt = 1
         self.cancel_reason = ""
         self.state_name = "Running"
-        self.trouble: Exception | None = None
+        self.trouble: BaseException | None = None
         self.notes = Notes(info)
         self.scribe = Scribe(
             info.id,
@@ -120,6 +110,7 @@ class Engine:
         )
         self.dispatcher = Dispatcher(self)
         self.hooks = TaskHooks(self)
+        self.judge = Judge(self, self._judged)
         self.views = Views(self)
         self.show: Show | None = None
         self.thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
@@ -154,20 +145,8 @@ class Engine:
 
     @property
     def caller_runs(self) -> bool:
-        """Whether batches run in the threads that wait."""
-        return self.pools["main"].capabilities.caller_runs
-
-    @property
-    def caller_runs(self) -> bool:
         """See `EngineAPI.caller_runs`."""
         return self.pools["main"].capabilities.caller_runs
-
-    def begin_attempt(self, attempt: int) -> None:
-        """The flow's function runs again: node keys count anew."""
-        del attempt
-        with self.adding:
-            self.ordinals.clear()
-            self.by_key.clear()
 
     # ------------------------------------------------------------------------- begin, finish
 
@@ -203,8 +182,10 @@ class Engine:
         finally:
             for feeder in self.feeders.values():
                 feeder.stop()
+            self._put(self._kill_rest)
             self.inbox.put(None)
             self.thread.join()
+            self.judge.close()
             self.hooks.close()
             self.pools["caller"].close()
             self.state_name = state.name
@@ -250,6 +231,7 @@ class Engine:
             self.nodes.append(node)
             self.by_key[key] = node
             self.calls[node] = call
+            self.judge.know(call)
             if not call.single and node.link is None:
                 self.feeders[node] = self._feeder(node, call, context)
             self._put(lambda now: self.machine.add(node, chunk, now))
@@ -266,6 +248,7 @@ class Engine:
             isolation=options.isolation,
             concurrency=options.concurrency,
             is_async=specs.is_async(call.fn),
+            streams=specs.is_generator(call.fn),
             persist=options.persist_result,
             fuse=options.fuse,
             tags=options.tags,
@@ -296,6 +279,9 @@ class Engine:
             if source.engine is self and not source.node.single and call.key_fn is None:
                 node.link = source.node
                 node.allow_failure = next(iter(call.mapped)) in call.allow_failure
+        for source in sources:  # what it maps over must be there before the feeder starts
+            if isinstance(source, Future) and source.engine is self:
+                node.waits[source.node.id, source.position] = False
         for dependency in static.dependencies:
             node.waits[dependency.node.id, dependency.position] = dependency.allow_failure
         for each in call.wait_for:
@@ -391,25 +377,36 @@ class Engine:
 
     def error(self, node: Node, position: int | None) -> BaseException:
         """The exception of an item, or (None) the first one of a node, that did not complete."""
-        if position is None:
-            if node.error is not None:
-                return node.error
-            position = next(iter(node.items.where(*BAD)), 0)
-            error = exception_of(node, position)
-            if not node.single:
-                error.add_note(f"{node_message(node)}; the first is item {position}")
-            return error
+        if position is not None:
+            return self._exception(node, position)
+        if node.error is not None:
+            return node.error
+        first = next(iter(node.items.where(*BAD)), 0)
+        error = self._exception(node, first)
+        if not node.single:
+            error.add_note(f"{node_message(node)}; the first is item {first}")
+        return error
+
+    def _exception(self, node: Node, position: int) -> BaseException:
+        """An item's exception; of those that are not kept in memory, what history has."""
+        if position not in node.failures and position < node.items.size:
+            if node.items.state(position) in range(ItemState.FAILED, ItemState.CRASHED + 1):
+                self.scribe.sync()
+                with contextlib.suppress(HistoryError):
+                    told = self.info.history.items(self.info.id, node.id, position=position)
+                    if told:
+                        return from_record(told[-1], name_of(node, position))
         return exception_of(node, position)
 
     def value(self, node: Node, position: int) -> Any:
         """See `EngineAPI.value`."""
-        if position < node.items.size and node.items.state(position) in GOOD:
+        if position < node.items.size and node.items.good(position):
             return self.store.load(node.items.column(Positions.span(position, position + 1)))[0]
-        raise exception_of(node, position)
+        raise self._exception(node, position)
 
     def values(self, node: Node) -> list[Any]:
         """See `EngineAPI.values`."""
-        if node.state not in ("Completed", "Cached"):
+        if not node.good:
             raise self.error(node, None)
         return self.store.load(node.items.column(node.items.where(*GOOD), inline_limit=1 << 30))
 
@@ -427,7 +424,7 @@ class Engine:
 
     def dataset(self, node: Node) -> Any:
         """See `EngineAPI.dataset`."""
-        if node.state not in ("Completed", "Cached"):
+        if not node.good:
             raise self.error(node, None)
         return self.store.dataset(self.manifest(node))
 
@@ -474,36 +471,57 @@ class Engine:
     def _run(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # a bug of ours: the run must end, and tell it
-            self.trouble = error
-            self.cancel_reason = f"internal error: {type(error).__name__}: {error}"
-            for node in self.nodes:
-                if not node.ended:
-                    node.state, node.error = "Failed", error
+        except BaseException as error:  # noqa: BLE001 - a bug of ours: the run must end, and tell it
+            self._fall(error)
+
+    def _fall(self, error: BaseException) -> None:
+        """The engine itself has failed: end the run, tell why, and stop what runs."""
+        logging.getLogger("headrace").critical(
+            "the engine of run %s has failed", self.run_id, exc_info=error
+        )
+        self.trouble = HeadraceError(
+            f"internal error in the engine of run {self.run_id}: {type(error).__name__}: {error}"
+        )
+        self.trouble.__cause__ = error
+        self.cancel_reason = str(self.trouble)
+        for node in self.nodes:
+            if not node.ended:
+                node.error, node.state = node.error or self.trouble, "Failed"
+        with self.changes:
+            self.sequence += 1
+            self.changes.notify_all()
+        with contextlib.suppress(Exception):  # the machine may be in any state by now
+            self._kill_rest(0.0)
+        with contextlib.suppress(Exception):
             self._wake(set(self.nodes))
-            raise
+
+    def _kill_rest(self, _now: float) -> list[Command]:
+        """Batches that are under way although the run is over."""
+        for flight in list(self.machine.flights.values()):
+            self._ask(flight, Control.KILL)
+        return []
 
     def _loop(self) -> None:
+        ticked = 0.0
         while True:
             now = time.time()
             due = self.machine.next_time()
             wait = _TICK_SECONDS if self.machine.flights else 5.0
             if due is not None:
                 wait = max(0.0, min(wait, due - now))
-            try:
+            with contextlib.suppress(queue.Empty):
                 event = self.inbox.get(timeout=wait)
-            except queue.Empty:
-                self._carry_out(self.machine.tick(time.time()))
-            else:
                 if event is None:
                     return
-                now = time.time()
-                self._carry_out(event(now))
-                if due is not None and due <= now:
-                    self._carry_out(self.machine.tick(now))
+                self._carry_out(event(time.time()))
+            now = time.time()
+            if (due is not None and due <= now) or now - ticked >= _TICK_SECONDS:
+                ticked = now
+                self._carry_out(self.machine.tick(now))
             if self.machine.changed:
                 changed, self.machine.changed = self.machine.changed, set()
                 self._wake(changed)
+            self.scribe.ease(_BACKLOG)
 
     def _wake(self, changed: set[Node]) -> None:
         self.notes.changed(changed, self.scribe.note)
@@ -514,7 +532,7 @@ class Engine:
             waiting = self.watchers.pop(node)
             left: list[tuple[int | None, Callable[[], None]]] = []
             for position, done in waiting:
-                if node.ended if position is None else node.item_done(position):
+                if node.settled(position):
                     done()
                 else:
                     left.append((position, done))
@@ -526,13 +544,12 @@ class Engine:
         for command in todo:
             match command:
                 case Submit(flight):
-                    self.hooks.running(flight.nodes[0], flight.chunk.positions)
                     todo.extend(self._submit(flight))
                 case Feed(node, items, size):
                     self.feeders[node].pull(items, size)
                 case Ask(flight, request):
                     self._ask(flight, request)
-                case Committed(node, receipt, _fresh):
+                case Committed(_node, receipt, _fresh):
                     self.scribe.index(records.receipt_record(receipt))
                 case BatchEnded(flight, end, peak):
                     self.scribe.note(self.notes.batch(flight, end, peak))
@@ -541,8 +558,6 @@ class Engine:
                     self._hook(command)
                 case NodeEnded(node):
                     self._node_ended(node)
-                case Open():
-                    pass
 
     def _submit(self, flight: Flight) -> list[Command]:
         now = time.time()
@@ -556,6 +571,7 @@ class Engine:
             self.pools[name].submit(prepared, self._report)
         except Exception as error:  # whatever an engine raises: nothing was handed over
             return self.machine.refuse(flight, error, now)
+        self.hooks.running(flight.nodes, flight.chunk.positions)
         if self.pools[name].capabilities.caller_runs:
             with self.changes:
                 self.sequence += 1
@@ -568,10 +584,11 @@ class Engine:
 
     def _report(self, report: Report) -> None:
         """The sink of all pools; any thread."""
-        if report.end is not None and report.end.outcome in _ADOPT:
+        end = report.end
+        if end is not None and (end.outcome in _ADOPT or end.cause):
             threading.Thread(target=self._adopt, args=(report,), daemon=True).start()
         else:
-            self._put(lambda now: self._reported(report, now))
+            self.judge.take(report)
 
     def _adopt(self, report: Report) -> None:
         """A batch ended badly: what it committed counts, whether or not it could tell."""
@@ -582,18 +599,23 @@ class Engine:
                 receipts += self.store.receipts(node.id, report.batch)
         except StorageError as error:
             self._troubled(error)
-        merged = records.with_receipts(report, tuple(receipts))
-        self._put(lambda now: self._reported(merged, now))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch's end must be told
+            self._troubled(StorageError(f"partitions cannot be listed: {error!r}"))
+        self.judge.take(records.with_receipts(report, tuple(receipts)))
 
-    def _reported(self, report: Report, now: float) -> list[Command]:
+    def _judged(self, report: Report, verdicts: Verdicts) -> None:
+        self._put(lambda now: self._reported(report, verdicts, now))
+
+    def _reported(self, report: Report, verdicts: Verdicts, now: float) -> list[Command]:
         for line in report.logs:
             node = self.nodes[line.node]
             self.scribe.note(self.notes.line(line))
             logs.echo(line.level, line.logger, line.message, name_of(node, line.position), line.time)
-        return self.machine.report(self.dispatcher.budgeted(report), now, self._may_retry)
-
-    def _may_retry(self, failure: Failure) -> bool:
-        return may_retry(self, self.nodes[failure.node], failure)
+        return self.machine.report(
+            self.dispatcher.budgeted(report),
+            now,
+            lambda failure: verdicts.get((failure.node, failure.position), True),
+        )
 
     def _hook(self, event: ItemEvent) -> None:
         if event.state is not ItemState.AWAITING_RETRY:

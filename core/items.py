@@ -2,22 +2,20 @@
 
 A node's items are counted from 0. `ItemTable` holds each item's state (one byte) and the number of
 the receipt that its value came with (four bytes); everything else is kept only for the few items
-with something to tell.
+with something to tell. Work on many items is numpy's; no loop here runs over single items.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from enum import IntEnum
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import TransitionError
-from .interfaces import Part, Positions, Receipt, RefColumn
+from .errors import RunError, TransitionError
+from .interfaces import Positions, Receipt, RefColumn
 
 
 class ItemState(IntEnum):
@@ -55,9 +53,9 @@ BAD = range(ItemState.FAILED, ItemState.SKIPPED + 1)
 
 _P, _R, _W, _C, _H, _F, _T, _X, _K, _S = ItemState
 TRANSITIONS: dict[ItemState, tuple[ItemState, ...]] = {
-    _P: (_R, _C, _H, _F, _K, _S),
+    _P: (_R, _W, _C, _H, _K, _S),
     _R: (_P, _W, _C, _F, _T, _X, _K, _S),
-    _W: (_P, _R, _C, _K, _S, _F),
+    _W: (_P, _C, _K, _S),
     _C: (_P,),  # only where a value was not kept (persist=False) and is needed again
     _H: (),
     _F: (),
@@ -72,6 +70,10 @@ for _old, _news in TRANSITIONS.items():
         _ALLOWED[_old, _new] = True
 
 
+_FEW_RUNS = 16
+"""Up to so many runs are worked on one by one, as slices; more are gathered into an index array."""
+
+
 class ItemTable:
     """States and values' places of a node's items. One thread writes; any thread reads."""
 
@@ -81,7 +83,6 @@ class ItemTable:
         self.receipts: list[Receipt] = []
         self._states: npt.NDArray[np.uint8] = np.zeros(16, dtype=np.uint8)
         self._receipt: npt.NDArray[np.int32] = np.full(16, -1, dtype=np.int32)
-        self._offsets: dict[int, tuple[list[int], list[int]]] = {}
 
     def grow(self, count: int) -> None:
         """Add items in state PENDING."""
@@ -105,6 +106,10 @@ class ItemTable:
         """Has the item ended?"""
         return position < self.size and self._states[position] >= ItemState.COMPLETED
 
+    def good(self, position: int) -> bool:
+        """Has the item ended with a value?"""
+        return int(self._states[position]) in GOOD
+
     @property
     def ended(self) -> int:
         """How many items are in a final state."""
@@ -118,27 +123,49 @@ class ItemTable:
         TransitionError
             Names the first item whose change is not in the table.
         """
-        for start, stop in positions.runs:
-            self._move_run(start, stop, to)
+        if len(positions.runs) > _FEW_RUNS:
+            self._move_many(indices(positions), to)
+        else:
+            for start, stop in positions.runs:
+                self._move_run(start, stop, to)
 
     def _move_run(self, start: int, stop: int, to: ItemState) -> None:
+        if stop - start == 1:
+            old_state = int(self._states[start])
+            if old_state != to and not _ALLOWED[old_state, to]:
+                raise _unknown(start, old_state, to)
+            self.counts[old_state] -= 1
+            self._states[start] = to
+            self.counts[to] += 1
+            return
         old = self._states[start:stop]
         before = np.bincount(old, minlength=len(ItemState))
         for state in np.flatnonzero(before).tolist():
             if state != to and not _ALLOWED[state, to]:
-                item = start + int(np.flatnonzero(old == state)[0])
-                raise TransitionError(
-                    f"item {item}: {STATE_NAMES[ItemState(state)]} cannot become {STATE_NAMES[to]}"
-                )
+                raise _unknown(start + int(np.flatnonzero(old == state)[0]), state, to)
             self.counts[state] -= int(before[state])
         self._states[start:stop] = to
         self.counts[to] += stop - start
 
+    def _move_many(self, where: npt.NDArray[np.int64], to: ItemState) -> None:
+        old = self._states[where]
+        before = np.bincount(old, minlength=len(ItemState))
+        for state in np.flatnonzero(before).tolist():
+            if state != to and not _ALLOWED[state, to]:
+                raise _unknown(int(where[np.flatnonzero(old == state)[0]]), state, to)
+            self.counts[state] -= int(before[state])
+        self._states[where] = to
+        self.counts[to] += len(where)
+
     def select(self, positions: Positions, *states: ItemState) -> Positions:
         """Those of the positions that are in one of the states."""
-        found: list[tuple[int, int]] = []
         wanted = np.zeros(len(ItemState), dtype=bool)
         wanted[list(states)] = True
+        if len(positions.runs) > _FEW_RUNS:
+            where = indices(positions)
+            hits = where[wanted[self._states[where]]]
+            return positions if len(hits) == len(where) else Positions(tuple(runs_of(hits)))
+        found: list[tuple[int, int]] = []
         for start, stop in positions.runs:
             hits = np.flatnonzero(wanted[self._states[start:stop]]) + start
             if len(hits) == stop - start:
@@ -160,10 +187,23 @@ class ItemTable:
             return fresh
         number = len(self.receipts)
         self.receipts.append(receipt)
-        for start, stop in fresh.runs:
-            self._move_run(start, stop, ItemState.COMPLETED)
-            self._receipt[start:stop] = number
+        self.move(fresh, ItemState.COMPLETED)
+        if len(fresh.runs) > _FEW_RUNS:
+            self._receipt[indices(fresh)] = number
+        else:
+            for start, stop in fresh.runs:
+                self._receipt[start:stop] = number
         return fresh
+
+    def kept(self, positions: Positions) -> Positions:
+        """Those of the positions whose value was committed."""
+        where = indices(positions)
+        hits = where[self._receipt[where] >= 0]
+        return positions if len(hits) == len(where) else Positions(tuple(runs_of(hits)))
+
+    def gather(self, where: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The states at places of the table."""
+        return self._states[where]
 
     def receipt_of(self, position: int) -> Receipt | None:
         """The receipt that an item's value came with, or None."""
@@ -171,52 +211,47 @@ class ItemTable:
         return self.receipts[number] if number >= 0 else None
 
     def column(self, positions: Positions, *, inline_limit: int = 1 << 20) -> RefColumn:
-        """References to the values of completed items, in position order."""
-        numbers = np.concatenate(
-            [self._receipt[start:stop] for start, stop in positions.runs]
-            or [np.zeros(0, dtype=np.int32)]
-        )
+        """References to the values of completed items, in position order.
+
+        Raises
+        ------
+        RunError
+            An item's value was not kept.
+        """
+        where = indices(positions)
+        numbers = self._receipt[where]
         used, part = np.unique(numbers, return_inverse=True)
-        all_positions = np.concatenate(
-            [np.arange(start, stop) for start, stop in positions.runs] or [np.zeros(0, dtype=int)]
-        )
+        if len(used) and used[0] < 0:
+            raise RunError(
+                f"the value of item {int(where[np.flatnonzero(numbers < 0)[0]])} was not kept: it "
+                "went straight into the next task, because persist_result=False"
+            )
         index = np.zeros(len(numbers), dtype=np.int64)
         first = np.zeros(len(numbers), dtype=np.int64)
         rows = np.zeros(len(numbers), dtype=np.int64)
-        parts: list[Part] = []
-        inline: list[bytes | None] = []
-        for local, number in enumerate(used.tolist()):
-            receipt = self.receipts[number]
-            mask = part == local
-            where = self._ranks(number, all_positions[mask])
-            index[mask] = where
+        order = np.argsort(part, kind="stable")
+        edges = np.searchsorted(part[order], np.arange(len(used) + 1))
+        receipts = [self.receipts[number] for number in used.tolist()]
+        for local, receipt in enumerate(receipts):
+            mine = order[edges[local] : edges[local + 1]]
+            at = np.searchsorted(indices(receipt.positions), where[mine])
+            index[mine] = at
             if isinstance(receipt.rows, int):
-                first[mask] = where * receipt.rows
-                rows[mask] = receipt.rows
+                first[mine] = at * receipt.rows
+                rows[mine] = receipt.rows
             else:
                 per_item = np.asarray(receipt.rows, dtype=np.int64)
                 starts = np.concatenate([[0], np.cumsum(per_item)[:-1]])
-                first[mask] = starts[where]
-                rows[mask] = per_item[where]
-            parts.append(receipt.part)
-            inline.append(receipt.inline if receipt.part.bytes <= inline_limit else None)
+                first[mine] = starts[at]
+                rows[mine] = per_item[at]
         return RefColumn(
-            tuple(parts), part.tolist(), index.tolist(), first.tolist(), rows.tolist(), tuple(inline)
+            tuple(receipt.part for receipt in receipts),
+            part.astype(np.int64),  # type: ignore[arg-type]
+            index,  # type: ignore[arg-type]
+            first,  # type: ignore[arg-type]
+            rows,  # type: ignore[arg-type]
+            tuple(r.inline if r.part.bytes <= inline_limit else None for r in receipts),
         )
-
-    def _ranks(self, number: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Index of each position among all positions of a receipt."""
-        if number not in self._offsets:
-            runs = self.receipts[number].positions.runs
-            lengths = [stop - start for start, stop in runs]
-            before = [0, *accumulate(lengths)][:-1]
-            self._offsets[number] = ([start for start, _ in runs], before)
-        starts, before = self._offsets[number]
-        if len(positions) == 1:
-            run = bisect_right(starts, int(positions[0])) - 1
-            return np.asarray([before[run] + int(positions[0]) - starts[run]], dtype=np.int64)
-        runs = np.searchsorted(np.asarray(starts), positions, side="right") - 1
-        return np.asarray(before)[runs] + positions - np.asarray(starts)[runs]
 
     def winners(self) -> Iterator[tuple[Receipt, Positions]]:
         """Each receipt that completed items, with the positions that it completed."""
@@ -244,6 +279,88 @@ class ItemTable:
         }
 
 
+class Tally:
+    """A small number per item, for nodes where any item has one: two bytes an item, from then on."""
+
+    def __init__(self) -> None:
+        self._numbers: npt.NDArray[np.uint16] | None = None
+
+    def __bool__(self) -> bool:
+        return self._numbers is not None
+
+    def of(self, where: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+        """The numbers at places."""
+        numbers = self._numbers
+        if numbers is None:
+            return np.zeros(len(where), dtype=np.uint16)
+        out = np.zeros(len(where), dtype=np.uint16)
+        known = where < len(numbers)
+        out[known] = numbers[where[known]]
+        return out
+
+    def at(self, position: int) -> int:
+        """One item's number."""
+        numbers = self._numbers
+        return int(numbers[position]) if numbers is not None and position < len(numbers) else 0
+
+    def add(self, positions: Positions) -> None:
+        """One more for each of the items."""
+        if not positions.runs:
+            return
+        most = positions.runs[-1][1]
+        if self._numbers is None or len(self._numbers) < most:
+            old = self._numbers
+            self._numbers = np.zeros(max(most, 16, 0 if old is None else 2 * len(old)), np.uint16)
+            if old is not None:
+                self._numbers[: len(old)] = old
+        if len(positions.runs) > _FEW_RUNS:
+            self._numbers[indices(positions)] += 1
+        else:
+            for start, stop in positions.runs:
+                self._numbers[start:stop] += 1
+
+    def clear(self) -> None:
+        """Forget all numbers."""
+        self._numbers = None
+
+
+def _unknown(item: int, state: int, to: ItemState) -> TransitionError:
+    return TransitionError(
+        f"item {item}: {STATE_NAMES[ItemState(state)]} cannot become {STATE_NAMES[to]}"
+    )
+
+
+# ------------------------------------------------------------------------- sets of positions
+
+
+def indices(positions: Positions) -> npt.NDArray[np.int64]:
+    """Positions as an array."""
+    runs = positions.runs
+    if len(runs) == 1:
+        return np.arange(runs[0][0], runs[0][1], dtype=np.int64)
+    if not runs:
+        return np.zeros(0, dtype=np.int64)
+    bounds = np.asarray(runs, dtype=np.int64)
+    lengths = bounds[:, 1] - bounds[:, 0]
+    before = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return np.repeat(bounds[:, 0] - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def split(positions: Positions, count: int) -> tuple[Positions, Positions]:
+    """The first ``count`` positions, and the rest."""
+    head: list[tuple[int, int]] = []
+    runs = positions.runs
+    for i, (start, stop) in enumerate(runs):
+        if count <= 0:
+            return Positions(tuple(head)), Positions(runs[i:])
+        if stop - start > count:
+            cut = start + count
+            return Positions((*head, (start, cut))), Positions(((cut, stop), *runs[i + 1 :]))
+        head.append((start, stop))
+        count -= stop - start
+    return positions, Positions(())
+
+
 def runs_of(ascending: npt.NDArray[Any]) -> list[tuple[int, int]]:
     """Pack an ascending array of positions into runs."""
     if not len(ascending):
@@ -256,8 +373,15 @@ def runs_of(ascending: npt.NDArray[Any]) -> list[tuple[int, int]]:
 
 def without(positions: Positions, taken: Positions) -> Positions:
     """Positions less those taken."""
-    if not taken.runs:
+    if not taken.runs or not positions.runs:
         return positions
-    mine = np.concatenate([np.arange(a, b) for a, b in positions.runs] or [np.zeros(0, dtype=int)])
-    theirs = np.concatenate([np.arange(a, b) for a, b in taken.runs])
-    return Positions(tuple(runs_of(np.setdiff1d(mine, theirs, assume_unique=True))))
+    left = np.setdiff1d(indices(positions), indices(taken), assume_unique=True)
+    return Positions(tuple(runs_of(left)))
+
+
+def common(positions: Positions, other: Positions) -> Positions:
+    """Positions that are in both."""
+    if positions == other or not positions.runs:
+        return positions
+    both = np.intersect1d(indices(positions), indices(other), assume_unique=True)
+    return Positions(tuple(runs_of(both)))

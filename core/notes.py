@@ -28,7 +28,8 @@ from .interfaces import (
     StateRecord,
 )
 from .items import FINAL, STATE_NAMES
-from .machine import Flight, ItemEvent, Node
+from .commands import ItemEvent
+from .nodes import Flight, Node
 from .outcomes import node_message
 from .states import State, StateType, type_of_name
 

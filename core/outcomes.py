@@ -11,10 +11,13 @@ from .errors import (
     TaskTimeout,
     UpstreamFailed,
 )
-from .interfaces import Failure, FailureKind
-from .items import STATE_NAMES, ItemState
-from .machine import Node
+from .interfaces import Failure, FailureKind, ItemRecord
+from .items import BAD, STATE_NAMES, ItemState
+from .nodes import Node
 from .tracebacks import unpickled
+
+_FAILED = frozenset(STATE_NAMES[s] for s in ItemState if s in BAD and s < ItemState.CANCELLED)
+
 
 def name_of(node: Node, position: int) -> str:
     """What to call an item in a message: ``'clean'``, or ``'clean' item 17``."""
@@ -36,7 +39,9 @@ def exception_of(node: Node, position: int) -> BaseException:
         return from_failure(failure, name)
     state = state_name(node, position)
     if state == STATE_NAMES[ItemState.SKIPPED]:
-        return UpstreamFailed(f"{name} did not run: {node.cause}")
+        return UpstreamFailed(f"{name} did not run: {skip_cause(node, position)}")
+    if state in _FAILED:
+        return TaskFailed(f"{name} is {state}; its error is in the run's history")
     if state == STATE_NAMES[ItemState.CANCELLED]:
         if node.error is not None:
             return node.error
@@ -44,6 +49,28 @@ def exception_of(node: Node, position: int) -> BaseException:
     if node.error is not None:
         return node.error
     return RunError(f"{name} is {state}: it has no result")
+
+
+def skip_cause(node: Node, position: int) -> str:
+    """Why an item was skipped: the item of the map before it that ended badly, and how."""
+    link = node.link
+    if link is not None and position < link.items.size and link.items.state(position) in BAD:
+        told = item_message(link, position)
+        state = STATE_NAMES[link.items.state(position)]
+        return f"{name_of(link, position)} is {state}" + (f" ({told})" if told else "")
+    return node.cause
+
+
+def from_record(record: ItemRecord, name: str) -> BaseException:
+    """The exception of an item as history tells it."""
+    if record.state == STATE_NAMES[ItemState.TIMED_OUT]:
+        return TaskTimeout(f"{name} timed out: {record.message}")
+    if record.state == STATE_NAMES[ItemState.CRASHED]:
+        return TaskCrashed(f"{name} crashed on attempt {record.attempt}: {record.message}")
+    error = TaskFailed(f"{record.type_name}: {record.message}")
+    if record.traceback:
+        error.add_note(f"raised by {name}, attempt {record.attempt}:\n{record.traceback}")
+    return error
 
 
 def from_failure(failure: Failure, name: str) -> BaseException:
@@ -67,7 +94,10 @@ def item_message(node: Node, position: int) -> str:
     failure = node.failures.get(position)
     if failure is not None:
         return f"{failure.type_name}: {failure.message}"
-    return node.cause if state_name(node, position) in ("Skipped", "Cancelled") else ""
+    state = state_name(node, position)
+    if state == STATE_NAMES[ItemState.SKIPPED]:
+        return skip_cause(node, position)
+    return node.cause if state == STATE_NAMES[ItemState.CANCELLED] else ""
 
 
 def node_message(node: Node) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .interfaces import Part, Positions, Receipt, Report
 
 if TYPE_CHECKING:
-    from .machine import Node
+    from .nodes import Node
 
 
 def receipt_record(receipt: Receipt) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from .errors import HistoryError, StorageError, TakenOverError
@@ -19,7 +19,16 @@ from .interfaces import History, HistoryEvent, Journal, Request
 
 _GROUP_SECONDS = 0.25
 _JOURNAL_SECONDS = 1.0
+_EASE_SECONDS = 0.1
+_LAST_ATTEMPTS = 5
+_GROUP = 20_000
+"""Entries that are written together at most."""
 _log = logging.getLogger("headrace")
+
+
+_Entry: TypeAlias = (
+    "tuple[HistoryEvent | None, Mapping[str, Any] | None] | threading.Event | None"
+)
 
 
 class Scribe(threading.Thread):
@@ -49,9 +58,11 @@ class Scribe(threading.Thread):
         self.heartbeat_seconds = heartbeat_seconds
         self.trouble, self.request = trouble, request
         self.driver = uuid4().hex
-        self.inbox: queue.SimpleQueue[tuple[HistoryEvent | None, Mapping[str, Any] | None] | None]
-        self.inbox = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
+        self.synced: list[threading.Event] = []
         self.events: list[HistoryEvent] = []
+        self.sending: list[HistoryEvent] = []
+        """What was sent under `seq` and not confirmed: only the very same may be sent again."""
         self.records: list[Mapping[str, Any]] = []
         self.seq = 0
         self.last_request = 0
@@ -66,20 +77,46 @@ class Scribe(threading.Thread):
         """A record for the journal."""
         self.inbox.put((None, record))
 
+    def ease(self, most: int) -> None:
+        """Wait until fewer than ``most`` entries are due, as long as they get fewer."""
+        while (due := self.inbox.qsize()) > most and self.is_alive():
+            time.sleep(_EASE_SECONDS)
+            if self.inbox.qsize() >= due:
+                return
+
+    def sync(self, timeout: float = 10.0) -> None:
+        """Wait until all that was told so far has been written."""
+        if self.is_alive() and threading.current_thread() is not self:
+            written = threading.Event()
+            self.inbox.put(written)
+            written.wait(timeout)
+
     def close(self) -> None:
         """Write what is left and stop."""
         self.inbox.put(None)
         self.join()
 
     def run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - a bug of ours or of a store: the run must hear
+            _log.critical("nothing more is written of run %s", self.run_id, exc_info=error)
+            self.trouble(error)
+        finally:
+            while self.synced:
+                self.synced.pop().set()
+
+    def _work(self) -> None:
         journal_due = time.monotonic() + _JOURNAL_SECONDS
         open_ = True
         while open_:
             open_ = self._gather()
             now = time.monotonic()
             self._write_history(last=not open_)
+            while self.synced:
+                self.synced.pop().set()
             if self.records and (now >= journal_due or not open_):
-                self._write_journal()
+                self._write_journal(last=not open_)
                 journal_due = now + _JOURNAL_SECONDS
             if now >= self.next_beat and open_:
                 self.next_beat = now + self.heartbeat_seconds
@@ -95,43 +132,55 @@ class Scribe(threading.Thread):
                 break
             if entry is None:
                 return False
+            if isinstance(entry, threading.Event):
+                self.synced.append(entry)
+                break
             event, record = entry
             if event is not None:
                 self.events.append(event)
             if record is not None:
                 self.records.append(record)
+            if len(self.events) >= _GROUP:
+                break
         return True
 
     def _write_history(self, *, last: bool) -> None:
-        if not self.events:
-            return
-        for attempt in range(5 if last else 1):
+        attempts = _LAST_ATTEMPTS if last else 1
+        while attempts and (self.sending or self.events):
+            if not self.sending:
+                self.sending, self.events = self.events, []
             try:
-                self.history.append(self.run_id, self.seq, self.events, driver=self.driver)
+                self.history.append(self.run_id, self.seq, self.sending, driver=self.driver)
             except HistoryError as error:
+                attempts -= 1
                 if not self.warned:
                     self.warned = True
                     _log.warning("history of run %s is not written: %s", self.run_id, error)
-                if last:
-                    time.sleep(0.1 * 2**attempt)
+                if attempts:
+                    time.sleep(0.1 * 2 ** (_LAST_ATTEMPTS - attempts))
             else:
                 self.seq += 1
-                self.events = []
-                return
+                self.sending = []
 
-    def _write_journal(self) -> None:
-        try:
-            if self.journal is None:
-                self.journal = self.journal_of()
-                self.journal.take()
-            self.journal.append(self.records)
-        except TakenOverError as error:
-            self.records = []
-            self.trouble(error)
-        except StorageError as error:
-            _log.warning("the journal of run %s is behind: %s", self.run_id, error)
-        else:
-            self.records = []
+    def _write_journal(self, *, last: bool) -> None:
+        for left in reversed(range(_LAST_ATTEMPTS if last else 1)):
+            try:
+                if self.journal is None:
+                    journal = self.journal_of()
+                    journal.take()
+                    self.journal = journal
+                self.journal.append(self.records)
+            except TakenOverError as error:
+                self.records = []
+                self.trouble(error)
+                return
+            except StorageError as error:
+                _log.warning("the journal of run %s is behind: %s", self.run_id, error)
+                if left:
+                    time.sleep(0.1)
+            else:
+                self.records = []
+                return
 
     def _beat(self) -> None:
         try:

@@ -76,7 +76,7 @@ class SpecWriter:
             positional=_positional(parameters, mapped, call),
             adapt=_frames(call.fn),
             is_async=is_async(call.fn),
-            is_generator=inspect.isgeneratorfunction(call.fn),
+            is_generator=is_generator(call.fn),
             concurrency=min(concurrency, tag_concurrency) if tag_concurrency else concurrency,
             log_prints=bool(options.log_prints),
             log_level=self.log_level,
@@ -109,6 +109,11 @@ class SpecWriter:
         if path not in self.written:
             self.store.write(path, data)
             self.written.add(path)
+
+
+def is_generator(fn: Callable[..., Any]) -> bool:
+    """Does calling it give an iterator that is yet to run?"""
+    return inspect.isgeneratorfunction(fn)
 
 
 def is_async(fn: Callable[..., Any]) -> bool:

@@ -12,7 +12,7 @@ from .retries import task_run
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .machine import Node
+    from .nodes import Node
 
 
 class TaskHooks:
@@ -24,11 +24,12 @@ class TaskHooks:
         self.thread: threading.Thread | None = None
         self.told: dict[Node, set[int]] = {}
 
-    def running(self, node: Node, positions: Iterable[int]) -> None:
+    def running(self, nodes: Iterable[Node], positions: Iterable[int]) -> None:
         """Items were handed out."""
-        if self.engine.calls[node].options.on_running:
-            for position in positions:
-                self._tell(node, position)
+        for node in nodes:
+            if self.engine.calls[node].options.on_running:
+                for position in positions:
+                    self._tell(node, position)
 
     def item(self, node: Node, position: int) -> None:
         """An item has ended without a value."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .interfaces import NodeView, Resources, RunView
-from .machine import Node
+from .nodes import Node
 from .outcomes import name_of
 
 if TYPE_CHECKING:

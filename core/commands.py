@@ -1,0 +1,75 @@
+"""What the machine answers: commands, for `core.engine` to carry out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .columns import Chunk
+from .interfaces import Control, End, Failure, Positions, Receipt, WorkerInfo
+from .items import ItemState
+from .nodes import Flight, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Pull up to ``items`` inputs, or ``bytes`` of them, and answer with `Machine.fed`."""
+
+    node: Node
+    items: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Hand this batch to the pool."""
+
+    flight: Flight
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask something of a batch."""
+
+    flight: Flight
+    request: Control
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A receipt was taken in: it belongs into the journal."""
+
+    node: Node
+    receipt: Receipt
+    fresh: Positions
+
+
+@dataclass(frozen=True, slots=True)
+class ItemEvent:
+    """An attempt of one item did not complete: it belongs into history."""
+
+    node: Node
+    position: int
+    state: ItemState
+    failure: Failure
+    worker: WorkerInfo | None
+    chunk: Chunk | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnded:
+    """A batch has ended: it belongs into history."""
+
+    flight: Flight
+    end: End
+    peak_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEnded:
+    """Every item of the node is final."""
+
+    node: Node
+
+
+Command: TypeAlias = Feed | Submit | Ask | Committed | ItemEvent | BatchEnded | NodeEnded

@@ -1,0 +1,215 @@
+"""What is handed out when, how finely cut, and how far inputs are pulled ahead."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from .columns import Chunk
+from .commands import Ask, Feed, Submit
+from .endings import Endings
+from .errors import HeadraceError
+from .interfaces import Control, Positions
+from .items import ItemState, indices, runs_of
+from .nodes import Flight, Node
+
+RECALL_AFTER = 0.25
+"""A batch that has run so long may be split when a slot is idle."""
+
+
+class HandOut(Endings):
+    """Fills the free slots: deeper nodes first, so that few intermediates lie about."""
+
+    def hand_out(self, now: float) -> None:
+        """Launch what there is room for, and ask for more input."""
+        for key, lane in sorted(self.lanes.items(), key=lambda entry: entry[1][0][:2]):
+            while lane:
+                node = lane[0][2]
+                if node.stopped or node.ended or node.waits or not node.queue:
+                    heapq.heappop(lane)
+                    node.lined_up = False
+                elif not self._room(node):
+                    break
+                else:
+                    self._launch(node, now)
+            if not lane:
+                del self.lanes[key]
+        for node in list(self.feedable):
+            if node.ended or node.exhausted:
+                del self.feedable[node]
+            else:
+                self._feed(node)
+
+    def _slots_of(self, node: Node) -> int:
+        try:
+            return self.slots(node.options.pool, node.options.resources)
+        except HeadraceError as error:  # what it needs is gone for good
+            self.abort(node, error)
+            return 0
+
+    def _room(self, node: Node) -> bool:
+        pool = node.options.pool
+        for tag in node.options.tags:
+            limit = self.tag_limits.get(tag)
+            if limit is not None:
+                width = node.options.concurrency if node.options.is_async else 1
+                if self.tagged.get(tag, 0) + 1 > max(1, limit // max(1, min(width, limit))):
+                    return False
+        if node.window is not None and self._out_of(node) >= node.window:
+            return False
+        return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + self.prefetch(pool))
+
+    @staticmethod
+    def _out_of(node: Node) -> int:
+        return node.items.counts[ItemState.RUNNING]
+
+    def _launch(self, node: Node, now: float) -> None:
+        ready = self._next_chunk(node)
+        if ready is None:
+            return
+        chain = self._chain(node)
+        chunk, attempts = self._alike(chain, ready)
+        nodes = chain[: len(attempts)]
+        pool = node.options.pool
+        flight = Flight(next(self.numbers), nodes, attempts, chunk, now)
+        for each in nodes:
+            each.flights += 1
+            if each.state == "Pending":
+                each.state = "Running"
+            each.items.move(chunk.positions, ItemState.RUNNING)
+            self.changed.add(each)
+        self.flights[flight.id] = flight
+        self.in_flight[pool] = self.in_flight.get(pool, 0) + 1
+        for tag in node.options.tags & self.tag_limits.keys():
+            self.tagged[tag] = self.tagged.get(tag, 0) + 1
+        self.out.append(Submit(flight))
+
+    def _next_chunk(self, node: Node) -> Chunk | None:
+        """Items of a good batch's size from the head of the queue, those that are still pending."""
+        chunk = node.queue.popleft()
+        slots = max(1, self._slots_of(node))
+        size = node.sizer.next(slots, self._remaining(node), node.queued)
+        if node.window is not None:
+            size = max(1, min(size, node.window - self._out_of(node)))
+        if chunk.most:
+            size = min(size, chunk.most)
+        parts, have = [chunk], len(chunk)
+        while have < size and node.queue and chunk.fits(node.queue[0]):
+            part, rest = node.queue.popleft().take(size - have)
+            if rest is not None:
+                node.queue.appendleft(rest)
+            parts.append(part)
+            have += len(part)
+        head, tail = Chunk.join(parts).take(size)
+        node.queued -= len(head)
+        if tail is not None:
+            node.queue.appendleft(tail)
+        pending = node.items.select(head.positions, ItemState.PENDING)
+        if node.doomed:
+            pending = self.doom(node, pending)
+        return head.only(pending) if pending.runs else None
+
+    def _remaining(self, node: Node) -> int | None:
+        """Items not handed out, when known; a linked node's come with its upstream."""
+        if node.exhausted:
+            return node.queued
+        if node.total is not None:
+            return node.queued + node.total - node.items.size
+        return None
+
+    def _alike(self, chain: list[Node], chunk: Chunk) -> tuple[Chunk, list[int]]:
+        """Items that are on the same attempts in all stages, and these attempts; others go back.
+
+        The chain ends before a stage that has nothing to do for these items any more.
+        """
+        later = chain[1:]
+        plain = not any(node.tries for node in chain) and all(
+            node.items.select(chunk.positions, ItemState.PENDING) == chunk.positions
+            for node in later
+        )
+        if plain:
+            return chunk, [1] * len(chain)
+        where = indices(chunk.positions)
+        table = np.zeros((len(where), len(chain)), dtype=np.int64)
+        table[:, 0] = chain[0].tries.of(where).astype(np.int64) + 1
+        for column, node in enumerate(later, start=1):
+            pending = node.items.gather(where) == ItemState.PENDING
+            attempts = node.tries.of(where).astype(np.int64) + 1
+            table[:, column] = np.where(pending & (table[:, column - 1] > 0), attempts, 0)
+        first = table[0]
+        same = (table == first).all(axis=1)
+        if not bool(same.all()):
+            rest = Positions(tuple(runs_of(where[~same])))
+            chain[0].queue.appendleft(chunk.only(rest))
+            chain[0].queued += len(rest)
+            chunk = chunk.only(Positions(tuple(runs_of(where[same]))))
+        return chunk, [int(attempt) for attempt in first if attempt]
+
+    def _chain(self, node: Node) -> list[Node]:
+        """The node and the consumers that its values flow into on the same worker."""
+        chain = [node]
+        while len(chain[-1].consumers) == 1 and self._fuses(chain[-1], chain[-1].consumers[0]):
+            chain.append(chain[-1].consumers[0])
+        return chain
+
+    def _fuses(self, first: Node, then: Node) -> bool:
+        a, b = first.options, then.options
+        limited = (a.tags | b.tags) & self.tag_limits.keys()
+        return (
+            a.fuse
+            and b.fuse
+            and not a.streams
+            and a.resources == b.resources
+            and a.isolation == b.isolation
+            and a.is_async == b.is_async
+            and a.pool == b.pool
+            and (not limited or a.tags == b.tags)
+            and (a.persist or first.id not in self.dependents)
+            and not then.waits
+            and then.opened
+            and not then.stopped
+            and not then.ended
+            and then.window is None
+        )
+
+    def _feed(self, node: Node) -> None:
+        """Ask for more input while the window has room."""
+        if node.feeding:
+            return
+        want = node.sizer.next(max(1, self._slots_of(node)), None, 1 << 40)
+        want *= 2 * max(1, self._slots_of(node))
+        if node.window is not None:
+            want = min(want, node.window)
+        waiting = node.queued + node.parked
+        if waiting >= want or node.stopped:
+            return
+        held = sum(len(f.chunk) for f in self.flights.values() if f.nodes[0] is node)
+        room = self.window_bytes - int((held + waiting) * node.sizer.item_bytes)
+        if room <= 0 and held + waiting:
+            return
+        node.feeding = True
+        self.out.append(Feed(node, max(1, want - waiting), max(room, 1)))
+
+    def split_slow(self, now: float) -> None:
+        """A slot is idle and nothing is queued: what a slow batch has not started goes elsewhere."""
+        if self.lanes or not self.recalls:
+            return
+        by_pool: dict[str, list[Flight]] = {}
+        for flight in self.flights.values():
+            by_pool.setdefault(flight.nodes[0].options.pool, []).append(flight)
+        for flights in by_pool.values():
+            if len(flights) >= self._slots_of(flights[0].nodes[0]):
+                continue
+            slow = [
+                flight
+                for flight in flights
+                if not flight.recalled
+                and flight.began is not None
+                and now - flight.began > RECALL_AFTER
+                and len(flight.chunk) > max(flight.started, 1)
+            ]
+            if slow:
+                worst = max(slow, key=lambda f: len(f.chunk) - f.started)
+                worst.recalled = True
+                self.out.append(Ask(worst, Control.RECALL))

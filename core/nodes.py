@@ -1,0 +1,197 @@
+"""What the machine keeps of a task call and of a batch that is under way."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .columns import Chunk
+from .interfaces import Failure, Isolation, Positions, Resources, WorkerInfo
+from .items import ItemState, ItemTable, Tally, indices, runs_of
+from .sizing import Sizer
+
+KEPT_FAILURES = 10_000
+"""Failures of a node that are kept whole in memory; history has all of them."""
+
+FINAL_NODE = frozenset(
+    {"Completed", "Cached", "Failed", "TimedOut", "Crashed", "Cancelled", "Skipped"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What the machine must know of a task."""
+
+    retries: int = 0
+    infra_retries: int = 2
+    on_error: str = "raise"
+    min_success_ratio: float | None = None
+    resources: Resources = Resources()
+    isolation: Isolation = Isolation.CHILD
+    concurrency: int = 1
+    is_async: bool = False
+    streams: bool = False
+    """Its values are generators: they are consumed when they are committed, so nothing is fused on."""
+    persist: bool = True
+    fuse: bool = True
+    tags: frozenset[str] = frozenset()
+    pool: str = "main"
+    """``"caller"``: runs in the thread that called."""
+    delay: Callable[[int], float] = lambda _retry: 0.0
+    """Seconds before the n-th retry (from 1)."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One task call of the run, single or mapped."""
+
+    id: int
+    key: str
+    task_name: str
+    options: NodeOptions
+    single: bool
+    link: Node | None = None
+    """The mapped node whose item i feeds item i of this one."""
+    allow_failure: bool = False
+    """A failed item of ``link`` is passed on as its exception."""
+    waits: dict[tuple[int, int | None], bool] = field(default_factory=dict[Any, bool])
+    """What must end before anything runs: (node, item or None) -> may it fail?"""
+    depth: int = 0
+    lined_up: bool = False
+    hold_until: float = 0.0
+    window: int | None = None
+    items: ItemTable = field(default_factory=ItemTable)
+    consumers: list[Node] = field(default_factory=list["Node"])
+    queue: deque[Chunk] = field(default_factory=deque[Chunk])
+    queued: int = 0
+    parked: int = 0
+    """Items whose arguments hold futures that have not ended."""
+    total: int | None = None
+    exhausted: bool = False
+    opened: bool = False
+    feeding: bool = False
+    flights: int = 0
+    stillborn: int = 0
+    """Children in a row that died before an item of this node began."""
+    sizer: Sizer = field(default_factory=Sizer)
+    tries: Tally = field(default_factory=Tally)
+    """Attempts of each item that are over: its next one has this number plus one."""
+    spent: Tally = field(default_factory=Tally)
+    """Retries used."""
+    infra_spent: Tally = field(default_factory=Tally)
+    """Retries used for a child that died."""
+    failures: dict[int, Failure] = field(default_factory=dict[int, Failure])
+    """The last failure of failed items, of the first `KEPT_FAILURES`."""
+    doomed: set[int] = field(default_factory=set[int])
+    """Items that are to be cancelled."""
+    fate: str = ""
+    """Why nothing of it is handed out any more: ``cancelled``, ``fail_fast``, ``aborted``, ``skipped``."""
+    error: BaseException | None = None
+    """What failed the node as a whole: its iterable raised, its code was refused."""
+    cause: str = ""
+    """Why it was skipped or cancelled."""
+    state: str = "Pending"
+    bytes: int = 0
+    busy_seconds: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Every item is in a final state and no more will come."""
+        return self.state in FINAL_NODE
+
+    @property
+    def good(self) -> bool:
+        """It has ended well."""
+        return self.state in ("Completed", "Cached")
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing of it is handed out any more."""
+        return bool(self.fate)
+
+    @property
+    def stopped_early(self) -> bool:
+        """It ends without waiting for the map that feeds it; a skipped one still counts its items."""
+        return bool(self.fate) and self.fate != "skipped"
+
+    def item_done(self, position: int) -> bool:
+        """The item has ended."""
+        return self.ended or self.items.final(position)
+
+    def counts(self) -> dict[str, int]:
+        """Items by state name."""
+        return self.items.named_counts()
+
+    def settled(self, position: int | None) -> bool:
+        """Has the item, or (None) the node, ended?"""
+        return self.ended if position is None else self.item_done(position)
+
+    def went_well(self, position: int | None) -> bool:
+        """Has the item, or (None) the node, ended with a value?"""
+        if position is None:
+            return self.good
+        return position < self.items.size and self.items.good(position)
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """A batch that was handed out and has not ended."""
+
+    id: int
+    nodes: list[Node]
+    attempts: list[int]
+    chunk: Chunk
+    handed: float
+    began: float | None = None
+    worker: WorkerInfo | None = None
+    started: int = 0
+    told: bool = False
+    """It has told of an item, so its child had come to life."""
+    recalled: bool = False
+    returned: int = 0
+    gone: set[int] = field(default_factory=set[int])
+    """Positions that are to run again elsewhere: what they do next is no matter of this flight."""
+
+    def stage_of(self, number: int) -> int | None:
+        """Index of the stage of a node, or None."""
+        for index, node in enumerate(self.nodes):
+            if node.id == number:
+                return index
+        return None
+
+    def running(self, stage: int) -> Positions:
+        """Items that this flight still holds at a stage."""
+        positions = self.chunk.positions
+        if self.gone:
+            where = indices(positions)
+            gone = np.fromiter(self.gone, dtype=np.int64, count=len(self.gone))
+            positions = Positions(tuple(runs_of(where[~np.isin(where, gone)])))
+        return self.nodes[stage].items.select(positions, ItemState.RUNNING)
+
+    def holds(self, position: int) -> bool:
+        """Is the item in this flight, and not gone elsewhere?"""
+        runs = self.chunk.positions.runs
+        run = bisect_right(runs, (position, 1 << 62)) - 1
+        return run >= 0 and position < runs[run][1] and position not in self.gone
+
+    def leave(self, positions: Positions) -> None:
+        """Items leave this flight."""
+        for start, stop in positions.runs:
+            if stop - start == 1:
+                self.gone.add(start)
+            else:
+                self.gone.update(range(start, stop))
+
+
+@dataclass(eq=False, slots=True)
+class Parked:
+    """Items that wait for the futures inside their arguments."""
+
+    node: Node
+    chunk: Chunk
+    waits: set[tuple[int, int | None]]

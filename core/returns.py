@@ -1,0 +1,419 @@
+"""What comes back from workers: values, failures, and the many ways in which a batch can end."""
+
+from __future__ import annotations
+
+import heapq
+import pickle
+from collections.abc import Callable
+from math import ceil
+from typing import TypeAlias
+
+from .columns import Chunk, Column
+from .commands import BatchEnded, Committed, ItemEvent
+from .errors import ExecutorError, HeadraceError
+from .handout import HandOut
+from .interfaces import End, Failure, FailureKind, Outcome, Positions, Receipt
+from .items import BAD, GOOD, ItemState, common, split, without
+from .nodes import KEPT_FAILURES, Flight, Node
+
+STILLBORN = 5
+"""Children that may die in a row before an item of a node began; then the node is given up."""
+SUSPECTS_APART = 8
+"""The suspects of a death are tried again in so many groups, until each is alone."""
+
+Verdict: TypeAlias = Callable[[Failure], bool]
+"""May this failure be tried again, as far as the user's own rules go?"""
+
+
+class Returns(HandOut):
+    """Takes in what batches tell."""
+
+    # --------------------------------------------------------------------------------- values
+
+    def receipt(self, receipt: Receipt) -> None:
+        """Values were committed; also by a batch that ended long ago."""
+        node = self.nodes[receipt.node]
+        if node.ended:
+            return
+        fresh = node.items.complete(receipt)
+        if not fresh.runs:
+            return
+        node.bytes += receipt.part.bytes
+        node.busy_seconds += receipt.busy_seconds
+        self.out.append(Committed(node, receipt, fresh))
+        self.touch(node)
+        above = node.link
+        while above is not None and not above.options.persist:
+            self.passed(above, fresh)
+            above = above.link
+        self.flow_on(node, fresh)
+
+    def passed(self, node: Node, positions: Positions) -> None:
+        """Items completed without being committed: the next stage has their values."""
+        if node.ended:
+            return
+        done = node.items.select(
+            positions, ItemState.RUNNING, ItemState.PENDING, ItemState.AWAITING_RETRY
+        )
+        node.items.move(done, ItemState.COMPLETED)
+        self.touch(node)
+        for consumer in node.consumers:  # one that came too late to share the batch
+            missed = consumer.items.select(done, ItemState.PENDING)
+            if missed.runs and not consumer.stopped:
+                self.finish(consumer, missed, ItemState.SKIPPED, not_kept(node))
+
+    def flow_on(self, node: Node, fresh: Positions) -> None:
+        """Completed items feed the linked consumers that are not about to run in the same batch."""
+        for consumer in node.consumers:
+            if consumer.stopped or consumer.ended:
+                continue
+            self.grow_linked(consumer)
+            ready = consumer.items.select(fresh, ItemState.PENDING)
+            if ready.runs:
+                self.queue(consumer, Chunk(ready, [node.items.column(ready)]))
+
+    def catch_up(self, node: Node, link: Node) -> None:
+        """A consumer was added late: take what its upstream has done so far."""
+        if link.ended:
+            node.exhausted = True
+            self.touch(node)
+        if node.stopped:
+            return
+        done = link.items.where(*GOOD)
+        kept = link.items.kept(done)
+        if kept.runs:
+            self.queue(node, Chunk(kept, [link.items.column(kept)]))
+        self.finish(node, without(done, kept), ItemState.SKIPPED, not_kept(link))
+        self.upstream_bad(node, link, link.items.where(*BAD))
+
+    # ------------------------------------------------------------------------------- failures
+
+    def failed(self, flight: Flight, failure: Failure, may_retry: bool, now: float) -> None:
+        """An attempt of an item did not complete."""
+        stage = flight.stage_of(failure.node)
+        position = failure.position
+        if stage is None or not flight.holds(position):
+            return
+        node = flight.nodes[stage]
+        if node.items.state(position) is not ItemState.RUNNING:
+            return
+        here = Positions.span(position, position + 1)
+        if self._may_again(flight, stage, failure, may_retry):
+            node.spent.add(here)
+            delay = max(0.0, node.options.delay(node.spent.at(position)))
+            self._note(flight, node, failure, ItemState.AWAITING_RETRY)
+            when = now + delay if delay else None
+            self.restart(flight, stage, here, counted=True, when=when)
+            return
+        if failure.kind is FailureKind.TIMEOUT:
+            final = ItemState.TIMED_OUT
+        elif failure.kind is FailureKind.CRASH:
+            final = ItemState.CRASHED
+        else:
+            final = ItemState.FAILED
+        if len(node.failures) < KEPT_FAILURES:
+            node.failures[position] = failure
+        self._note(flight, node, failure, final)
+        for later in flight.nodes[stage + 1 :]:
+            later.items.move(later.items.select(here, ItemState.RUNNING), ItemState.PENDING)
+        if flight.nodes[stage + 1 :]:
+            flight.leave(self._completed_above(flight, stage, here))
+        self.finish(node, here, final, "")
+        if node.options.on_error == "fail_fast":
+            self.cancel_node(node, f"item {position} failed (on_error='fail_fast')", "fail_fast")
+
+    @staticmethod
+    def _completed_above(flight: Flight, stage: int, here: Positions) -> Positions:
+        """The item, if this flight has nothing more to tell of it in the stages above."""
+        for above in flight.nodes[:stage]:
+            if above.items.select(here, ItemState.RUNNING).runs:
+                return Positions(())
+        return here
+
+    def _may_again(self, flight: Flight, stage: int, failure: Failure, allowed: bool) -> bool:
+        node, position = flight.nodes[stage], failure.position
+        return (
+            allowed
+            and failure.kind in (FailureKind.ERROR, FailureKind.TIMEOUT)
+            and node.spent.at(position) < node.options.retries
+            and not node.stopped
+            and position not in node.doomed
+            and self._can_restart(flight, stage, Positions.span(position, position + 1))
+        )
+
+    @staticmethod
+    def _can_restart(flight: Flight, stage: int, positions: Positions) -> bool:
+        """Is the input at hand, or can it be made again?"""
+        while stage and flight.nodes[stage - 1].items.kept(positions) != positions:
+            stage -= 1
+            if flight.nodes[stage].stopped:
+                return False
+        return True
+
+    def _note(self, flight: Flight, node: Node, failure: Failure, state: ItemState) -> None:
+        chunk = flight.chunk if node is flight.nodes[0] else None
+        self.out.append(ItemEvent(node, failure.position, state, failure, flight.worker, chunk))
+        self.touch(node)
+
+    # --------------------------------------------------------------------------------- again
+
+    def restart(
+        self,
+        flight: Flight,
+        stage: int,
+        positions: Positions,
+        *,
+        counted: bool,
+        when: float | None = None,
+        most: int = 0,
+    ) -> None:
+        """Items leave a flight and are to run again from a stage on: now, or after a delay.
+
+        Where the value that feeds the stage was not kept, they start further up. ``counted``: what
+        ran was an attempt.
+        """
+        node = flight.nodes[stage]
+        flight.leave(positions)
+        for later in flight.nodes[stage + 1 :]:
+            later.items.move(later.items.select(positions, ItemState.RUNNING), ItemState.PENDING)
+        if counted:
+            node.tries.add(positions)
+        if stage:
+            above = flight.nodes[stage - 1]
+            kept = above.items.kept(positions)
+            lacking = without(positions, kept)
+            if lacking.runs:
+                node.items.move(lacking, ItemState.PENDING)
+                self._remake(flight, stage - 1, lacking, counted=counted, when=when, most=most)
+            positions = kept
+            if not positions.runs:
+                return
+            columns: list[Column] = [above.items.column(positions)]
+        else:
+            columns = flight.chunk.only(positions).columns
+        node.items.move(positions, ItemState.PENDING)
+        chunk = Chunk(positions, columns, most)
+        if when is None:
+            self.queue(node, chunk, first=True)
+        else:
+            node.items.move(positions, ItemState.AWAITING_RETRY)
+            heapq.heappush(self.delays, (when, next(self.ties), node, chunk))
+            self.touch(node)
+
+    def _remake(
+        self,
+        flight: Flight,
+        stage: int,
+        positions: Positions,
+        *,
+        counted: bool,
+        when: float | None,
+        most: int,
+    ) -> None:
+        """Values that were not kept are needed again."""
+        items = flight.nodes[stage].items
+        again = items.select(positions, ItemState.COMPLETED, ItemState.RUNNING)
+        items.move(again, ItemState.PENDING)
+        if again.runs:
+            self.restart(flight, stage, again, counted=counted, when=when, most=most)
+
+    def returned(self, flight: Flight, positions: Positions) -> None:
+        """Items were handed back on recall: they did not start."""
+        flight.returned += len(positions)
+        mine = common(flight.running(0), positions)
+        if mine.runs:
+            self._back(flight, 0, mine, counted=False)
+
+    def requeue(self, flight: Flight, begun: Positions, suspects: Positions) -> None:
+        """Items of an ended batch that have not ended go back, deepest stage first."""
+        most = ceil(len(suspects) / SUSPECTS_APART) if suspects.runs else 0
+        for stage in range(len(flight.nodes) - 1, -1, -1):
+            node = flight.nodes[stage]
+            left = flight.running(stage)
+            if stage and left.runs and not node.stopped:
+                above = flight.nodes[stage - 1].items
+                ready = above.select(left, *GOOD)
+                node.items.move(without(left, ready), ItemState.PENDING)
+                left = ready
+            if not left.runs:
+                continue
+            accused = common(left, suspects) if suspects.runs else suspects
+            left = without(left, accused)
+            tried = common(left, begun) if begun.runs else begun
+            for mine, counted, together in (
+                (without(left, tried), False, 0),
+                (tried, True, 0),
+                (accused, True, most),
+            ):
+                if mine.runs:
+                    self._back(flight, stage, mine, counted=counted, most=together)
+
+    def _back(
+        self, flight: Flight, stage: int, positions: Positions, *, counted: bool, most: int = 0
+    ) -> None:
+        """Items that did not end go back, unless they were cancelled meanwhile."""
+        node = flight.nodes[stage]
+        if node.stopped:
+            self.finish(node, positions, ItemState.CANCELLED, node.cause)
+            return
+        if node.doomed:
+            positions = self.doom(node, positions)
+        if not self._can_restart(flight, stage, positions):
+            cause = f"its input was not kept, and {flight.nodes[stage - 1].key!r} has stopped"
+            self.finish(node, positions, ItemState.CANCELLED, cause)
+        elif positions.runs:
+            self.restart(flight, stage, positions, counted=counted, most=most)
+
+    # ---------------------------------------------------------------------------------- ends
+
+    def ended(self, flight: Flight, end: End, peak: int, may_retry: Verdict, now: float) -> None:
+        """A batch has ended: whatever it left open fails, or goes back."""
+        self.close(flight)
+        self.out.append(BatchEnded(flight, end, peak))
+        first = flight.nodes[0]
+        if end.outcome in (Outcome.DONE, Outcome.RECALLED) and end.seconds:
+            first.sizer.measured(len(flight.chunk) - flight.returned, end.seconds)
+        begun, suspects = self._begun(flight, end), Positions(())
+        match end.outcome:
+            case Outcome.DONE:
+                self._lost_values(flight, end, now)
+            case Outcome.RECALLED:
+                if end.suspects:
+                    suspects = begun
+                elif end.cause:
+                    self._lost_values(flight, end, now)
+                begun = Positions(())
+            case Outcome.REFUSED:
+                stage = end.running[0] if end.running is not None else 0
+                self.abort(flight.nodes[stage], refusal(end))
+                begun = Positions(())
+            case Outcome.TIMEOUT if end.running is not None:
+                failure = synthetic(flight, *end.running, FailureKind.TIMEOUT, end.cause, now)
+                self.failed(flight, failure, may_retry(failure), now)
+            case Outcome.DIED | Outcome.TIMEOUT:
+                suspects = self._died(flight, end, begun, now)
+            case _:
+                pass
+        self.requeue(flight, begun, suspects)
+
+    @staticmethod
+    def _begun(flight: Flight, end: End) -> Positions:
+        """Items that had begun and are not known to have ended."""
+        if end.suspects:
+            return Positions.of(sorted(end.suspects))
+        return split(flight.chunk.positions, flight.started)[0]
+
+    def _lost_values(self, flight: Flight, end: End, now: float) -> None:
+        """All has run, but some items have neither receipt nor failure: storage failed."""
+        for stage, node in enumerate(flight.nodes):
+            left = flight.running(stage)
+            if stage and left.runs:
+                ready = flight.nodes[stage - 1].items.select(left, *GOOD)
+                node.items.move(without(left, ready), ItemState.PENDING)
+                left = ready
+            for position in left:
+                cause = end.cause or "its worker told neither a value nor an error"
+                failure = synthetic(flight, stage, position, FailureKind.STORAGE, cause, now)
+                self.failed(flight, failure, False, now)
+
+    def _died(self, flight: Flight, end: End, begun: Positions, now: float) -> Positions:
+        """Find who killed the child: its own mark says so, or the suspects are tried apart.
+
+        Gives the suspects, if the guilty one is not known.
+        """
+        first = flight.nodes[0]
+        if not flight.told and not begun.runs and end.running is None:
+            first.stillborn += 1
+            if first.stillborn >= STILLBORN:
+                message = f"{STILLBORN} workers in a row died before an item of {first.key!r} began"
+                self.abort(first, ExecutorError(f"{message}: {end.cause}"))
+            return Positions(())
+        guilty = self._guilty(flight, end, begun)
+        if guilty is None:
+            return begun
+        stage, position = guilty
+        node, here = flight.nodes[stage], Positions.span(position, position + 1)
+        failure = synthetic(flight, stage, position, FailureKind.CRASH, end.cause, now)
+        again = node.infra_spent.at(position) < node.options.infra_retries
+        if again and not node.stopped and self._can_restart(flight, stage, here):
+            node.infra_spent.add(here)
+            self._note(flight, node, failure, ItemState.PENDING)
+            self._back(flight, stage, here, counted=True, most=1)
+        else:
+            self.failed(flight, failure, False, now)
+        return Positions(())
+
+    def _guilty(self, flight: Flight, end: End, begun: Positions) -> tuple[int, int] | None:
+        """(stage, position) of the one item that can have killed its child."""
+        open_ = [
+            (stage, position)
+            for stage in range(len(flight.nodes))
+            for position in common(flight.running(stage), begun)
+        ]
+        alone = {position for _stage, position in open_}
+        overlapping = flight.nodes[0].options.is_async and len(alone) > 1
+        if end.running is not None and not overlapping:
+            stage, position = end.running
+            here = Positions.span(position, position + 1)
+            if flight.holds(position) and (
+                flight.nodes[stage].items.select(here, ItemState.RUNNING).runs
+            ):
+                return stage, position
+        if len(alone) != 1:
+            return None
+        ready = [(s, p) for s, p in open_ if not s or flight.nodes[s - 1].items.good(p)]
+        return ready[0] if ready else open_[0]
+
+    def close(self, flight: Flight) -> None:
+        """A batch is under way no more."""
+        del self.flights[flight.id]
+        pool = flight.nodes[0].options.pool
+        self.in_flight[pool] -= 1
+        for tag in flight.nodes[0].options.tags & self.tag_limits.keys():
+            self.tagged[tag] -= 1
+        for node in flight.nodes:
+            node.flights -= 1
+            self.touch(node)
+
+
+
+
+
+def not_kept(node: Node) -> str:
+    """Why what needs a node's values cannot run."""
+    return f"the values of {node.key!r} were not kept (persist_result=False)"
+
+
+def synthetic(
+    flight: Flight, stage: int, position: int, kind: FailureKind, cause: str, now: float
+) -> Failure:
+    """The failure of an item whose worker could not tell it."""
+    names = {
+        FailureKind.CRASH: "headrace.core.errors.TaskCrashed",
+        FailureKind.TIMEOUT: "TimeoutError",
+        FailureKind.STORAGE: "headrace.core.errors.StorageError",
+    }
+    return Failure(
+        node=flight.nodes[stage].id,
+        position=position,
+        attempt=flight.attempts[stage],
+        kind=kind,
+        type_name=names[kind],
+        message=cause,
+        traceback="",
+        exception=None,
+        started=flight.began or flight.handed,
+        ended=now,
+    )
+
+
+def refusal(end: End) -> BaseException:
+    """The typed error with which a worker refused a batch."""
+    if end.error is not None:
+        try:
+            error = pickle.loads(end.error)  # noqa: S301 - our own worker made it
+        except Exception:  # noqa: BLE001 - its class may be missing here: the text stands in
+            return HeadraceError(end.cause)
+        if isinstance(error, BaseException):
+            return error
+    return HeadraceError(end.cause)

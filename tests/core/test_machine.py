@@ -1,0 +1,203 @@
+"""The machine alone, on random graphs with random scripts and random faults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.core.items import ItemState
+from headrace.core.nodes import NodeOptions
+
+from core.oracle import expected
+from core.simulated import Faults, NodeSpec, Script, Simulation
+
+SETTINGS = settings(max_examples=300, deadline=None, print_blob=True)
+SEEDS = st.integers(0, 2**20)
+SCRIPTS = st.builds(
+    Script,
+    st.sampled_from(("error", "timeout", "unstorable", "argument", "late", "kill")),
+    st.sampled_from((0, 0, 0, 0, 1, 1, 2, 3, 99)),
+)
+
+
+@st.composite
+def graphs(draw: st.DrawFn, *, fail_fast: bool = False) -> list[NodeSpec]:
+    """Up to seven nodes: single, mapped, linked in chains, waiting for items and whole maps."""
+    specs: list[NodeSpec] = []
+    for number in range(draw(st.integers(1, 7))):
+        mapped = [i for i, s in enumerate(specs) if s.size is not None or s.link is not None]
+        kind = draw(st.sampled_from(("single", "map", "link", "link", "link")))
+        link = draw(st.sampled_from(mapped[-2:])) if kind == "link" and mapped else None
+        size = None if kind == "single" or link is not None else draw(st.integers(0, 40))
+        waits: dict[tuple[int, int | None], bool] = {}
+        if specs and draw(st.integers(0, 3)) == 0:
+            other = draw(st.integers(0, number - 1))
+            small = specs[other].size is None and specs[other].link is None
+            item = 0 if small else draw(st.sampled_from((None, None, 0, 3)))
+            if item is None or small or item < len(expected(specs)[other][1]):
+                waits[other, item] = draw(st.booleans())
+        options = NodeOptions(
+            retries=draw(st.integers(0, 2)),
+            infra_retries=draw(st.integers(0, 2)),
+            on_error=draw(
+                st.sampled_from(("raise", "quarantine", *(["fail_fast"] if fail_fast else [])))
+            ),
+            min_success_ratio=draw(st.sampled_from((None, None, None, 0.0, 0.5, 1.0))),
+            persist=draw(st.integers(0, 2)) > 0,
+            streams=draw(st.integers(0, 5)) == 0,
+            tags=frozenset(draw(st.sampled_from(((), (), ("x",), ("x", "y"))))),
+            delay=draw(st.sampled_from((lambda _n: 0.0, lambda n: 0.5 * n))),
+            fuse=True,
+        )
+        specs.append(
+            NodeSpec(
+                size,
+                link,
+                tuple((n, i, f) for (n, i), f in waits.items()),
+                link is not None and draw(st.booleans()),
+                tuple(draw(st.lists(SCRIPTS, min_size=1, max_size=6))),
+                options,
+                draw(st.sampled_from((None, None, None, 1, 5))) if kind != "single" else None,
+                raises=size is not None and draw(st.integers(0, 9)) == 0,
+            )
+        )
+    return specs
+
+
+def persisted(specs: list[NodeSpec]) -> list[NodeSpec]:
+    """The same with all values kept."""
+    return [
+        dataclasses.replace(s, options=dataclasses.replace(s.options, persist=True)) for s in specs
+    ]
+
+
+def unfused(specs: list[NodeSpec]) -> list[NodeSpec]:
+    return [
+        dataclasses.replace(s, options=dataclasses.replace(s.options, fuse=False)) for s in specs
+    ]
+
+
+@SETTINGS
+@given(graphs(), SEEDS, st.integers(1, 4))
+def test_states_are_those_of_a_serial_run(specs: list[NodeSpec], seed: int, slots: int) -> None:
+    """Without faults from outside, whatever the order and the batches: the oracle's states."""
+    specs = persisted(specs)
+    run = Simulation(specs, seed, slots=slots, tag_limits={"x": 2, "y": 1}).run()
+    assert run.states() == expected(specs)
+
+
+@SETTINGS
+@given(graphs(), SEEDS)
+def test_fusing_and_dropping_intermediates_change_no_state(
+    specs: list[NodeSpec], seed: int
+) -> None:
+    """Chains share batches or not, values are kept or passed on: the same states."""
+    fused = Simulation(specs, seed, late_adds=False).run()
+    apart = Simulation(unfused(specs), seed, late_adds=False).run()
+    assert fused.states() == apart.states() == expected(specs)
+
+
+@SETTINGS
+@given(graphs(), SEEDS, st.integers(1, 3))
+def test_retries_are_spent_exactly(specs: list[NodeSpec], seed: int, slots: int) -> None:
+    """An item that always fails fails retries + 1 times; one that kills, infra_retries + 1 times."""
+    specs = persisted(specs)
+    run = Simulation(specs, seed, slots=slots).run()
+    states = expected(specs)
+    for (node, position), count in run.bad.items():
+        spec = specs[node]
+        script = spec.script(position)
+        state = states[node][1][position]
+        if script.what in ("error", "timeout", "late"):
+            assert count == min(script.times, spec.options.retries + 1)
+        else:
+            assert count == 1
+        assert state != "COMPLETED" or count == script.times
+    for (node, position), count in run.kills.items():
+        spec = specs[node]
+        # without marks a child may die once per halving of the suspects; with them never
+        assert count == min(spec.script(position).times, spec.options.infra_retries + 1)
+    notes = Counter((e.node.id, e.position) for e in run.events)
+    for key, count in notes.items():
+        assert count == run.bad[key] + run.kills[key]
+
+
+FAULTS = st.builds(
+    Faults,
+    lost=st.sampled_from((0.0, 0.05, 0.2)),
+    died=st.sampled_from((0.0, 0.0, 0.1)),
+    killed=st.sampled_from((0.0, 0.1)),
+    duplicate=st.sampled_from((0.0, 0.1)),
+    mute=st.sampled_from((0.0, 0.5, 1.0)),
+    late=st.sampled_from((0.0, 0.3, 1.0)),
+    unmarked=st.sampled_from((0.0, 0.5, 1.0)),
+    recall=st.sampled_from((0.0, 0.3)),
+)
+
+
+@settings(SETTINGS, max_examples=600)
+@given(graphs(), SEEDS, FAULTS, st.integers(1, 4))
+def test_user_failures_count_the_same_under_faults(
+    specs: list[NodeSpec], seed: int, faults: Faults, slots: int
+) -> None:
+    """Lost workers, recalls and late receipts never change what user code alone decides."""
+    faults = dataclasses.replace(faults, died=0.0)
+    quiet = [
+        dataclasses.replace(
+            s, scripts=tuple(Script("error", x.times) if x.what == "kill" else x for x in s.scripts)
+        )
+        for s in persisted(specs)
+    ]
+    run = Simulation(quiet, seed, slots=slots, faults=faults).run()
+    want = expected(quiet)
+    for node, (state, items) in enumerate(run.states()):
+        assert items == want[node][1], (node, state)
+        assert state == want[node][0]
+
+
+CANCELS = st.lists(
+    st.tuples(
+        st.integers(1, 60),
+        st.sampled_from((None, 0, 1, 2, 3)),
+        st.sampled_from((None, None, 0, 1, 7)),
+    ),
+    max_size=4,
+)
+
+
+@settings(SETTINGS, max_examples=1000)
+@given(graphs(fail_fast=True), SEEDS, FAULTS, CANCELS, st.integers(1, 4))
+def test_everything_ends_whatever_happens(
+    specs: list[NodeSpec],
+    seed: int,
+    faults: Faults,
+    cancels: list[tuple[int, int | None, int | None]],
+    slots: int,
+) -> None:
+    """All faults and cancels at once; `Simulation` checks the invariants at each step."""
+    Simulation(specs, seed, slots=slots, faults=faults, tag_limits={"x": 1, "y": 2}).run(cancels)
+
+
+def test_a_cancelled_run_has_no_open_item() -> None:
+    specs = [NodeSpec(30), NodeSpec(link=0), NodeSpec(waits=((1, None, False),))]
+    run = Simulation(specs, 3).run([(12, None, None)])
+    for state, items in run.states():
+        assert state == "Cancelled"
+        assert set(items) <= {"COMPLETED", "CANCELLED"}
+
+
+@pytest.mark.parametrize("persist", [True, False])
+def test_a_chain_shares_its_batches(persist: bool) -> None:
+    options = NodeOptions(persist=persist)
+    specs = [NodeSpec(40, options=options), *(NodeSpec(link=i, options=options) for i in range(3))]
+    run = Simulation(specs, 1, late_adds=False).run()
+    alone = Simulation(specs[:1], 1, late_adds=False).run()
+    assert run.submitted <= 2 * alone.submitted
+    assert all(state == ("Completed", ["COMPLETED"] * 40) for state in run.states())
+    assert run.nodes[0].items.kept(run.nodes[0].items.where(ItemState.COMPLETED)).runs == (
+        ((0, 40),) if persist else ()
+    )
