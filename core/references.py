@@ -56,7 +56,8 @@ def own_modules(target: Any) -> dict[str, Source]:
     return {
         name: source
         for name, source in found.items()
-        if source.origin or any(other.startswith(name + ".") and found[other].origin for other in found)
+        if source.origin
+        or any(other.startswith(name + ".") and found[other].origin for other in found)
     }
 
 

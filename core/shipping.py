@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
@@ -175,7 +174,7 @@ def _on_disk(module: ModuleType) -> bool:
     if spec is not None and spec.origin in ("built-in", "frozen"):
         return True
     file = getattr(module, "__file__", None)
-    return bool(file) and Path(file).exists() or module.__name__ in sys.builtin_module_names
+    return (bool(file) and Path(file).exists()) or module.__name__ in sys.builtin_module_names
 
 
 def _offender(value: Any, dumps: Callable[[Any], bytes]) -> str:
@@ -185,7 +184,7 @@ def _offender(value: Any, dumps: Callable[[Any], bytes]) -> str:
     for where, part in referenced(value):
         try:
             dumps(part)
-        except Exception as error:  # as above
+        except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises
             deeper = _offender(part, dumps) if isinstance(part, FunctionType) else ""
             kind = f"{type(part).__module__}.{type(part).__qualname__}"
             return deeper or f"its {where} is a {kind}, which does not pickle ({error})"
@@ -195,8 +194,11 @@ def _offender(value: Any, dumps: Callable[[Any], bytes]) -> str:
 # --------------------------------------------------------------------------------- on the worker
 
 
-class _Shipped(MetaPathFinder, InspectLoader):
-    """Finds and loads shipped modules."""
+class _Shipped:
+    """Finds and loads shipped modules: a meta path finder and an inspect loader by their methods.
+
+    (Their base classes in ``importlib.abc`` would cost each child a quarter of its imports.)
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -212,14 +214,22 @@ class _Shipped(MetaPathFinder, InspectLoader):
         source = self.sources.get(fullname)
         if source is None:
             return None
+        loader: Any = self  # the checkers ask for the deprecated load_module
         spec = spec_from_loader(
-            fullname, self, origin=source.origin or None, is_package=source.is_package
+            fullname, loader, origin=source.origin or None, is_package=source.is_package
         )
         if spec is not None and source.origin:
             spec.has_location = True  # sets __file__
             if source.is_package:  # what was not shipped (data, extensions) may lie there
                 spec.submodule_search_locations = [str(Path(source.origin).parent)]
         return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Let Python make the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code in it."""
+        exec(self.get_code(module.__name__), vars(module))  # noqa: S102 - as any loader does
 
     def is_package(self, fullname: str) -> bool:
         return self.sources[fullname].is_package
@@ -262,7 +272,8 @@ def install(data: bytes) -> None:
         _shipped.sources.update(sources)
         _shipped.installed = {digest}
         if _shipped not in sys.meta_path:
-            sys.meta_path.insert(0, _shipped)
+            finder: Any = _shipped
+            sys.meta_path.insert(0, finder)
         importlib.invalidate_caches()
 
 

@@ -36,7 +36,7 @@ def _name(number: int) -> str:
 
 
 def was_killed(code: int | None) -> bool:
-    """Did SIGKILL end it, as the kernel does when memory runs out?"""
+    """Whether SIGKILL ended it, as the kernel does when memory runs out."""
     return code in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
@@ -59,7 +59,7 @@ class MemoryWatch:
                 self._known = _oom_kills()
 
     def claim(self) -> bool:
-        """Did the kernel kill one more than is accounted for?"""
+        """Whether the kernel has killed one more than is accounted for."""
         with self._lock:
             before, now = self._known or 0, _oom_kills()
             self._known = min(before + 1, now) if now > before else before
@@ -136,7 +136,5 @@ def time_limit(batch: Batch, stage: int) -> float | None:
 
 
 def limits(batch: Batch) -> bool:
-    """Has any stage a time limit?"""
+    """Whether any stage has a time limit."""
     return any(stage.timeout_seconds is not None for stage in batch.stages)
-
-

@@ -18,7 +18,9 @@ _FREE_SLOTS = 4
 
 def cores() -> int:
     """Cores that this process may use: its affinity, and its control group's quota."""
-    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = float(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, int(quota) / int(period))
@@ -72,7 +74,12 @@ class Capacity:
 
 def demands(need: Resources) -> dict[str, float]:
     """What is asked for, by name; what is not is left out."""
-    amounts = {"cpus": need.cpus, "gpus": need.gpus, "memory": float(need.memory), **dict(need.custom)}
+    amounts = {
+        "cpus": need.cpus,
+        "gpus": need.gpus,
+        "memory": float(need.memory),
+        **dict(need.custom),
+    }
     return {name: amount for name, amount in amounts.items() if amount > 0}
 
 

@@ -52,7 +52,9 @@ class Child:
         self.leaving = False
         self.told = -1
         self.main = threading.get_ident()
-        self.info = WorkerInfo(f"{socket.gethostname()}-{os.getpid()}", socket.gethostname(), os.getpid())
+        self.info = WorkerInfo(
+            f"{socket.gethostname()}-{os.getpid()}", socket.gethostname(), os.getpid()
+        )
         self.loads: Callable[[bytes], Any] = pickle.loads
         self.ready = threading.Event()
 
@@ -72,7 +74,8 @@ class Child:
     def take(self, kind: str, *rest: Any) -> None:
         """Act on one message."""
         if kind == "batch":
-            self.inbox.put(rest)  # type: ignore[arg-type]
+            run_id, number, payload = rest
+            self.inbox.put((run_id, number, payload))
         elif kind == "control":
             run_id, batch, value = rest
             with self.lock:
@@ -86,7 +89,7 @@ class Child:
     def apply(self, value: int) -> None:
         """Pass a control word on; a kill also ends the call that blocks the main thread."""
         self.marks[Mark.CONTROL] = max(value, self.marks[Mark.CONTROL])
-        if value == 2:  # noqa: PLR2004 - the word's own values
+        if value == 2:
             threading.Thread(target=self.nag, args=(self.current,), daemon=True).start()
 
     def nag(self, batch: tuple[str, int] | None) -> None:
@@ -107,7 +110,9 @@ class Child:
 
     def run(self) -> None:
         """Run batches until the input ends."""
-        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN: the user's processes inherit it
+        signal.signal(
+            signal.SIGINT, lambda *_: None
+        )  # not SIG_IGN: the user's processes inherit it
         signal.signal(signal.SIGTERM, lambda *_: self.leave())
         signal.signal(signal.SIGURG, self.on_kill)
         threading.Thread(target=self.read, name="headrace-reader", daemon=True).start()
@@ -140,7 +145,7 @@ class Child:
         Each is told once, so that its clean-up is left in peace.
         """
         running = self.marks[Mark.RUNNING]
-        if self.marks[Mark.CONTROL] == 2 and running not in (-1, self.told):  # noqa: PLR2004
+        if self.marks[Mark.CONTROL] == 2 and running not in (-1, self.told):
             from ..core.worker import CancelRequest
 
             self.told = running
@@ -181,8 +186,8 @@ class Child:
             self.writer.send("stale", run_id, number)
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
-        except BaseException as error:  # a kill that fell between two items, or a bug of ours
-            if self.marks[Mark.CONTROL] != 2:  # noqa: PLR2004
+        except BaseException as error:  # noqa: BLE001 - a kill that fell between two items, or a bug of ours
+            if self.marks[Mark.CONTROL] != 2:
                 sys.excepthook(type(error), error, error.__traceback__)
                 sys.stderr.flush()
                 os._exit(70)

@@ -49,7 +49,9 @@ class DaskExecutor:
         if self.address is not None and self.cluster is not None:
             raise ConfigurationError("give DaskExecutor an address or a cluster, not both")
         if self.address is not None and (self.adapt or self.n_workers):
-            raise ConfigurationError("n_workers and adapt are for a cluster that is not at an address")
+            raise ConfigurationError(
+                "n_workers and adapt are for a cluster that is not at an address"
+            )
 
     @property
     def name(self) -> str:
@@ -57,7 +59,14 @@ class DaskExecutor:
 
     def key(self) -> Hashable:
         adapt = tuple(sorted((self.adapt or {}).items()))
-        return "dask", self.address, id(self.cluster), self.n_workers, adapt, repr(self.client_kwargs)
+        return (
+            "dask",
+            self.address,
+            id(self.cluster),
+            self.n_workers,
+            adapt,
+            repr(self.client_kwargs),
+        )
 
     def open(self) -> QueuePool:
         try:
@@ -73,7 +82,11 @@ class DaskExecutor:
         with contextlib.ExitStack() as undo:
             cluster = self._cluster(undo)
             target = self.address if cluster is None else cluster
-            options = {"set_as_default": False, "timeout": _REACH_SECONDS, **self.client_kwargs}
+            options: dict[str, Any] = {
+                "set_as_default": False,
+                "timeout": _REACH_SECONDS,
+                **self.client_kwargs,
+            }
             try:
                 client = Client(target, **options)
             except (OSError, TimeoutError, ValueError) as error:
@@ -93,12 +106,13 @@ class DaskExecutor:
     def _cluster(self, undo: contextlib.ExitStack) -> Any:
         if self.address is not None:
             return None
-        cluster = self.cluster
+        cluster: Any = self.cluster
         if cluster is None:
             from distributed import LocalCluster
 
             adaptive = self.adapt is not None
-            cluster = LocalCluster(
+            local: Any = LocalCluster
+            cluster = local(
                 n_workers=0 if adaptive else self.n_workers or 1,
                 threads_per_worker=1 if adaptive or self.n_workers else cores(),
                 processes=False,

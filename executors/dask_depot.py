@@ -117,12 +117,14 @@ class Depot:
             self.close()
 
     def _start(self, function: Any, *arguments: Any) -> None:
-        threading.Thread(target=function, args=arguments, name="headrace-depot", daemon=True).start()
+        threading.Thread(
+            target=function, args=arguments, name="headrace-depot", daemon=True
+        ).start()
 
     def _run(self, run_id: str, number: int, payload: bytes) -> None:
         try:
             batch: Batch = pickle.loads(payload)
-        except Exception as error:  # whatever a store's unpickling raises
+        except Exception as error:  # noqa: BLE001 - whatever a store's unpickling raises
             end = refused(ExecutorError(f"a Dask worker cannot read the batch: {error}"))
             self.say(Report(run_id, number, end=end))
             return

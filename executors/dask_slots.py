@@ -18,7 +18,8 @@ from distributed import Client
 from ..core.errors import HeadraceError, VersionMismatchError
 from ..core.interfaces import Batch, Control, End, Outcome, Report, Resources, Sink
 from . import dask_depot
-from .capacity import Capacity, Ledger
+from .capacity import Capacity
+from .dask_workers import Flight, Worker
 from .launch import here
 from .supervisor import refused
 from .wire import Versions, differences, misfit
@@ -26,55 +27,6 @@ from .wire import Versions, differences, misfit
 _LOOK_SECONDS = 0.5
 _RETRIES = 3
 _PACKAGE = __name__.partition(".")[0]
-
-
-class _Flight:
-    """A batch under way."""
-
-    def __init__(self, batch: Batch, sink: Sink) -> None:
-        self.key = batch.run_id, batch.id
-        self.sink = sink
-        self.last: Report | None = None
-        self.done = threading.Event()
-
-    def hear(self, report: Report) -> None:
-        """Take a report from the worker."""
-        if self.done.is_set():
-            return
-        if report.end is None:
-            self.sink(report)
-        else:
-            self.last = report
-            self.done.set()
-
-    def finish(self, end: End) -> None:
-        """End it from this side."""
-        if not self.done.is_set():
-            self.last = Report(*self.key, end=end)
-            self.done.set()
-
-
-class _Worker:
-    """A Dask worker as the driver knows it. Its fields belong to the runner's lock."""
-
-    def __init__(self, address: str, info: dict[str, Any]) -> None:
-        self.address = address
-        custom = dict(info.get("resources") or {})
-        gpus = custom.pop("GPU", 0.0)
-        self.capacity = Capacity(info["nthreads"], gpus, info.get("memory_limit") or 0, custom)
-        self.ledger = Ledger()
-        self.flights: dict[tuple[str, int], _Flight] = {}
-        self.leases: dict[str, Any] = {}
-        self.held: set[str] = set()
-        self.orders: list[tuple[Any, ...]] = []
-        self.sending = False
-        self.acknowledged = 0
-        self.ready = False
-
-    def now(self) -> Capacity:
-        """What may be used: the threads on which a lease is held."""
-        whole = self.capacity
-        return Capacity(len(self.held), whole.gpus, whole.memory, whole.custom)
 
 
 class DaskRunner:
@@ -91,7 +43,7 @@ class DaskRunner:
         self._pool = uuid.uuid4().hex
         self._setup = here()
         self._lock = threading.Condition()
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._asked: dict[tuple[str, int], tuple[Control, float]] = {}
         self._error: HeadraceError | None = None
         self._used = time.monotonic()
@@ -146,8 +98,8 @@ class DaskRunner:
 
     def run(self, batch: Batch, sink: Sink) -> None:
         """Run a batch to its end on a worker; blocks. Never raises."""
-        flight = _Flight(batch, sink)
-        worker: _Worker | None = None
+        flight = Flight(batch, sink)
+        worker: Worker | None = None
         try:
             payload = pickle.dumps(batch, 5)
             worker = self._place(flight, batch)
@@ -172,7 +124,7 @@ class DaskRunner:
         assert flight.last is not None
         sink(flight.last)
 
-    def _place(self, flight: _Flight, batch: Batch) -> _Worker | None:
+    def _place(self, flight: Flight, batch: Batch) -> Worker | None:
         """Wait for a worker with room; None when the batch was withdrawn meanwhile."""
         with self._lock:
             self._waiting += 1
@@ -212,7 +164,7 @@ class DaskRunner:
 
     # -------------------------------------------------------------------- orders, on the loop
 
-    def _order(self, worker: _Worker, *order: Any) -> None:
+    def _order(self, worker: Worker, *order: Any) -> None:
         with self._lock:
             worker.orders.append(order)
             if worker.sending:
@@ -220,7 +172,7 @@ class DaskRunner:
             worker.sending = True
         asyncio.run_coroutine_threadsafe(self._send(worker), self._loop)
 
-    async def _send(self, worker: _Worker) -> None:
+    async def _send(self, worker: Worker) -> None:
         """Send what has gathered, in order, until nothing is left."""
         while True:
             with self._lock:
@@ -231,9 +183,9 @@ class DaskRunner:
             with contextlib.suppress(Exception):  # a dead worker is seen by its poll
                 await self._on(worker, dask_depot.command, pickle.dumps(orders, 5))
 
-    async def _on(self, worker: _Worker, function: Any, *arguments: Any) -> Any:
+    async def _on(self, worker: Worker, function: Any, *arguments: Any) -> Any:
         """Call a depot function in a worker, through the scheduler."""
-        answers = await self._client._run(  # noqa: SLF001 - the public way needs a thread each
+        answers = await self._client._run(
             function, self._pool, *arguments, workers=[worker.address]
         )
         return answers[worker.address]
@@ -256,7 +208,7 @@ class DaskRunner:
         info = await self._client.scheduler.identity(n_workers=-1)
         there: dict[str, Any] = info["workers"]
         for address in set(there) - set(self._workers):
-            worker = _Worker(address, there[address])
+            worker = Worker(address, there[address])
             with self._lock:
                 self._workers[address] = worker
             task = asyncio.ensure_future(self._serve(worker))
@@ -267,11 +219,13 @@ class DaskRunner:
             self._error = None
         if self._waiting and not there and self._summons is None:
             # A pending task makes an adaptive cluster grow from nothing.
-            self._summons = self._client.submit(platform.node, pure=False, key=f"headrace-{uuid.uuid4()}")
+            self._summons = self._client.submit(
+                platform.node, pure=False, key=f"headrace-{uuid.uuid4()}"
+            )
         elif there and self._summons is not None:
             self._summons = None
 
-    async def _serve(self, worker: _Worker) -> None:
+    async def _serve(self, worker: Worker) -> None:
         """Open a depot in a worker and listen to it for as long as it lives."""
         try:
             await self._greet(worker)
@@ -313,10 +267,10 @@ class DaskRunner:
         except (OSError, ValueError):
             return set()
 
-    async def _greet(self, worker: _Worker) -> None:
+    async def _greet(self, worker: Worker) -> None:
         """Check a new worker's versions, and open a depot in it."""
         where = f"the Dask worker {worker.address} cannot be used: "
-        answers = await self._client._run(platform.python_version, workers=[worker.address])  # noqa: SLF001
+        answers = await self._client._run(platform.python_version, workers=[worker.address])
         python = str(answers[worker.address])
         if python.split(".")[:2] != self._mine.python.split(".")[:2]:
             raise VersionMismatchError(
@@ -338,7 +292,7 @@ class DaskRunner:
             self._warned = True
             warnings.warn(f"{where[:-16]}has other libraries: {', '.join(found)}", stacklevel=2)
 
-    def _hear(self, worker: _Worker, said: Any) -> None:
+    def _hear(self, worker: Worker, said: Any) -> None:
         if isinstance(said, Report):
             flight = worker.flights.get((said.run_id, said.batch))
             if flight is not None:
@@ -350,7 +304,7 @@ class DaskRunner:
                 worker.held.add(name)
             self._lock.notify_all()
 
-    def _lose(self, worker: _Worker, why: str) -> None:
+    def _lose(self, worker: Worker, why: str) -> None:
         """A worker is gone, and with it whatever it ran."""
         with self._lock:
             if self._workers.get(worker.address) is worker:
@@ -376,7 +330,7 @@ class DaskRunner:
             if worker.ready and not worker.leases:
                 self._lease(worker)
 
-    def _lease(self, worker: _Worker) -> None:
+    def _lease(self, worker: Worker) -> None:
         """Ask the scheduler for all threads of a worker."""
         for _ in range(int(worker.capacity.cpus)):
             name = f"headrace-lease-{uuid.uuid4()}"
@@ -421,7 +375,7 @@ class DaskRunner:
             flight.finish(End(Outcome.KILLED, "the pool was closed"))
         self._shut_down()
 
-    async def _leave(self, workers: list[_Worker]) -> None:
+    async def _leave(self, workers: list[Worker]) -> None:
         leaving = [asyncio.ensure_future(self._on(w, dask_depot.leave)) for w in workers if w.ready]
         if leaving:
             await asyncio.wait(leaving, timeout=10)

@@ -12,7 +12,6 @@ from .inprocess import ThreadSlot, Watch
 from .launch import Launch
 from .supervisor import ChildSlot
 
-
 _COOPERATE_SECONDS = 5.0
 _REMEMBERED = 10_000
 """Requests for batches that have not come yet; most of them never will."""

@@ -12,7 +12,6 @@ from .capacity import Capacity
 from .host import Host
 from .pool import closed, withdrawn
 
-
 _ANY_CPUS = 1e6
 
 

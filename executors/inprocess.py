@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -33,9 +33,7 @@ _TICK_SECONDS = 0.02
 class ThreadSlot:
     """One place where batches run in the calling thread."""
 
-    def __init__(
-        self, watch: Watch, node: str = "", body: str | None = None
-    ) -> None:
+    def __init__(self, watch: Watch, node: str = "", body: str | None = None) -> None:
         self._watch = watch
         self._marks = marks_memory.private()
         self._lock = threading.Lock()
@@ -75,7 +73,7 @@ class ThreadSlot:
         except HeadraceError as error:  # stale code: this process cannot be replaced
             end = refused(ExecutorError(f"{error}; isolation='none' cannot run edited code"))
         except BaseException as error:  # an interrupt that came too late, or a bug of ours
-            if marks[Mark.CONTROL] == 2:  # noqa: PLR2004 - the word's own value
+            if marks[Mark.CONTROL] == 2:
                 end = End(Outcome.KILLED)
             else:
                 end = End(Outcome.LOST, f"the batch's body failed: {type(error).__name__}: {error}")
@@ -118,7 +116,7 @@ class ThreadSlot:
                 return told
             from ..core.worker import CancelRequest, TimeLimit
 
-            if self._marks[Mark.CONTROL] == 2:  # noqa: PLR2004
+            if self._marks[Mark.CONTROL] == 2:
                 error: type[BaseException] = CancelRequest
             elif self._late(batch, item):
                 error = TimeLimit
@@ -144,7 +142,7 @@ class Watch:
         self._closed = False
 
     @contextmanager
-    def over(self, slot: ThreadSlot, batch: Batch) -> Iterator[None]:
+    def over(self, slot: ThreadSlot, batch: Batch) -> Generator[None]:
         """Watch a batch that has time limits."""
         if autopsy.limits(batch):
             self.hurry(slot)
@@ -159,7 +157,9 @@ class Watch:
         with self._wake:
             self._slots.setdefault(slot, None)
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="headrace-watch", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="headrace-watch", daemon=True
+                )
                 self._thread.start()
             self._wake.notify()
 
@@ -192,7 +192,7 @@ _pending: list[type[BaseException]] = []
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible() -> Generator[None]:
     """In the main thread, let a signal end blocking calls for as long as a batch runs."""
     if threading.current_thread() is not threading.main_thread():
         yield

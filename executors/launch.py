@@ -50,6 +50,16 @@ def spawn_locally(arguments: list[str], environment: dict[str, str]) -> subproce
     )
 
 
+def here(node: str = "") -> Setup:
+    """The setup of a child that shall see what this process sees."""
+    return Setup(
+        path=tuple(sys.path),
+        cwd=os.getcwd(),
+        python_path=os.environ.get("PYTHONPATH"),
+        node=node or socket.gethostname(),
+    )
+
+
 @dataclass(frozen=True)
 class Launch:
     """How children are started.
@@ -77,7 +87,7 @@ class Launch:
     python: str = field(default_factory=lambda: sys.executable)
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     without: tuple[str, ...] = ()
-    setup: Setup = field(default_factory=lambda: here())
+    setup: Setup = field(default_factory=here)
     shared_marks: bool = True
     local: bool = True
 
@@ -121,16 +131,6 @@ class Launch:
         return ""
 
 
-def here(node: str = "") -> Setup:
-    """The setup of a child that shall see what this process sees."""
-    return Setup(
-        path=tuple(sys.path),
-        cwd=os.getcwd(),
-        python_path=os.environ.get("PYTHONPATH"),
-        node=node or socket.gethostname(),
-    )
-
-
 def _interpreter_flags() -> list[str]:
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     return [flag for flag in flags if flag not in ("-i", "-I", "-E", "-P")] + ["-P"]
@@ -156,7 +156,8 @@ class Process:
         shared: marks_memory.Shared | None,
         threads: int,
     ) -> None:
-        assert popen.stdin is not None and popen.stdout is not None
+        assert popen.stdin is not None
+        assert popen.stdout is not None
         self.threads = threads
         self.hello: Hello | None = None
         self.ended = False
@@ -320,7 +321,8 @@ class Process:
         _living.discard(self)
         with self._lock:
             self._open = False
-        assert self._popen.stdin is not None and self._popen.stdout is not None
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
         for stream in (self._popen.stdin, self._popen.stdout):
             with contextlib.suppress(OSError):
                 stream.close()
@@ -364,7 +366,7 @@ def _after_fork() -> None:
     """In a fork of this process: let go, or children would live as long as the fork does."""
     for process in list(_living):
         with contextlib.suppress(OSError):
-            os.close(process._input)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            os.close(process._input)  # pyright: ignore[reportPrivateUsage]
     _living.clear()
 
 

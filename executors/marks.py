@@ -58,7 +58,7 @@ class Running(NamedTuple):
     """The item that runs, as the marks tell."""
 
     stage: int
-    index: int
+    item: int
     since_ns: int
 
 

@@ -23,7 +23,6 @@ from .capacity import Capacity, Ledger
 from .host import Host
 from .launch import Launch
 
-
 _JOIN_SECONDS = 2.0
 
 
@@ -107,7 +106,7 @@ class QueuePool:
         if active is not None:
             self._runner.control(run_id, batch, request, active.grace_seconds)
 
-    def work(self, timeout: float) -> bool:  # noqa: ARG002 - for pools whose caller runs
+    def work(self, timeout: float) -> bool:
         return False
 
     def close(self) -> None:

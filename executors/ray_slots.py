@@ -63,7 +63,7 @@ class SlotActor:
         said: queue.SimpleQueue[Report] = queue.SimpleQueue()
         try:
             batch: Batch = pickle.loads(payload)
-        except Exception as error:  # whatever a store's unpickling raises
+        except Exception as error:  # noqa: BLE001 - whatever a store's unpickling raises
             end = refused(ExecutorError(f"a Ray worker cannot read the batch: {error}"))
             yield pickle.dumps([Report(run_id, number, end=end)])
             return
@@ -255,7 +255,8 @@ class RayRunner:
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        made: Any = ray.remote(concurrency_groups={"control": 2})(SlotActor)
+        remote: Any = ray.remote
+        made: Any = remote(concurrency_groups={"control": 2})(SlotActor)
         return _Actor(made.options(**options).remote(here()), shape)
 
     def _greet(self, actor: _Actor, key: tuple[str, int]) -> bool:

@@ -96,7 +96,7 @@ class ChildSlot:
             warm = self._process
             process = self._ready(run)
             if process is None:
-                return End(Outcome.KILLED if run.asked == 2 else Outcome.RECALLED)  # noqa: PLR2004
+                return End(Outcome.KILLED if run.asked == 2 else Outcome.RECALLED)
             run.begin(process, payload)
             while (end := run.step(process)) is None and not run.stale:
                 pass
@@ -104,7 +104,12 @@ class ChildSlot:
                 run.stale = False
                 self._stop(run.batch.grace_seconds)
                 continue
-            if end.outcome is Outcome.DIED and process is warm and not run.heard and not run.started:
+            if (
+                end.outcome is Outcome.DIED
+                and process is warm
+                and not run.heard
+                and not run.started
+            ):
                 self._stop(0.0)  # it was dying before the batch came
                 continue
             self._items += run.started
@@ -203,7 +208,7 @@ class _Run:
     def ask(self, value: int, grace: float) -> None:
         """Take a control word; the slot's lock is held."""
         self.asked = max(self.asked, value)
-        if value == 2:  # noqa: PLR2004
+        if value == 2:
             at = time.monotonic() + grace
             self.kill_at = at if self.kill_at is None else min(at, self.kill_at)
         process = self.process
@@ -325,7 +330,7 @@ class _Run:
         return End(Outcome.DIED, cause, suspects, where, out_of_memory=memory)
 
     def _where(self, item: Running | None) -> tuple[int, int] | None:
-        return (item.stage, autopsy.position(self.batch, item.index)) if item else None
+        return (item.stage, autopsy.position(self.batch, item.item)) if item else None
 
 
 def refused(error: HeadraceError) -> End:

@@ -65,9 +65,8 @@ def run_batch(
 ) -> None:
     """The stand-in for `headrace.core.worker.run_batch`."""
     steps = pickle.loads(batch.payload)
-    if ("stale",) in steps and "fresh" not in batch.run_id:
-        if ran_here:
-            raise StaleCodeError("other modules")
+    if ("stale",) in steps and ran_here:
+        raise StaleCodeError("other modules")
     ran_here.add(batch.run_id)
     report(Report(batch.run_id, batch.id, worker))
     outcome = Outcome.DONE

@@ -196,7 +196,7 @@ def test_a_stopped_child_that_does_not_read_can_be_killed(slot):
     batch = make_batch([("echo", b"x" * 5_000_000)], 2, grace=0.2)
     thread = threading.Thread(target=slot.run, args=(batch, heard))
     thread.start()
-    while not slot._run:  # noqa: SLF001 - until it has taken the batch
+    while not slot._run:
         time.sleep(0.01)
     slot.control(Control.KILL, 0.2)
     end = heard.end(10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +42,14 @@ class Cluster:
     def start(self, kind, *arguments, **environment):
         with open(self.folder / f"{kind}.log", "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", MODULES[kind], "--scheduler-file", str(self.file), *arguments],
+                [
+                    sys.executable,
+                    "-m",
+                    MODULES[kind],
+                    "--scheduler-file",
+                    str(self.file),
+                    *arguments,
+                ],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -132,9 +138,7 @@ def test_a_retired_worker_hands_nothing_to_dask_to_run_again(cluster, pool, tmp_
     cluster.worker()
     until(lambda: pool.slots(Resources()) == 4)
     child = heard.reports[0].worker.pid
-    address = next(
-        w for w in pool._runner._workers.values() if w.flights  # noqa: SLF001
-    ).address
+    address = next(w for w in pool._runner._workers.values() if w.flights).address
     with Client(cluster.address, set_as_default=False) as client:
         client.retire_workers([address], close_workers=True)
     assert heard.end(30).outcome in (Outcome.LOST, Outcome.KILLED)
