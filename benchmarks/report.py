@@ -41,6 +41,18 @@ def figure(benchmark: str, name: str, value: float, unit: str, **facts: Any) -> 
     print(json.dumps(line), flush=True)
 
 
+def check(counts: Mapping[str, int], completed: int) -> None:
+    """A figure counts only if the work was done.
+
+    Raises
+    ------
+    RuntimeError
+        Not all items completed.
+    """
+    if counts != {"Completed": completed}:
+        raise RuntimeError(f"expected {completed} items Completed, got {dict(counts)}")
+
+
 def timed(run: Callable[[], object]) -> float:
     """Wall seconds of one call."""
     start = time.perf_counter()

@@ -1,0 +1,146 @@
+"""Engines by themselves, with no headrace around: what the wide map is compared with.
+
+    python benchmarks/raw_engines.py --engine dask --kind int --n 2000
+
+Run as a process of its own, so that no pool of headrace's holds the cores. Two ways each: one call
+per item, as the engine's own documentation maps a function; and chunks cut by hand, the same
+function in a loop, with failures as values, no state, storage or history. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from workload import TASKS, items
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+Mapped = Callable[[Callable[[Any], Any], Sequence[Any]], int]
+"""Runs a function over values, each by itself; gives how many succeeded."""
+
+
+def chunk(function: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
+    """A chunk's results; a failure is its exception."""
+    out: list[Any] = []
+    for value in values:
+        try:
+            out.append(function(value))
+        except ValueError as error:
+            out.append(error)
+    return out
+
+
+def _good(results: Iterator[Any]) -> int:
+    return sum(not isinstance(result, BaseException) for result in results)
+
+
+def with_executor(pool: Any) -> tuple[Mapped, Mapped]:
+    def one_by_one(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+        done = 0
+        for future in [pool.submit(function, value) for value in values]:
+            done += future.exception() is None
+        return done
+
+    def chunked(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+        futures = [pool.submit(chunk, function, part) for part in _cut(values)]
+        return _good(result for future in futures for result in future.result())
+
+    return one_by_one, chunked
+
+
+def with_dask(client: Any) -> tuple[Mapped, Mapped]:
+    from distributed import wait
+
+    def one_by_one(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+        futures = client.map(function, values, pure=False)
+        wait(futures)
+        return len(client.gather(futures, errors="skip"))
+
+    def chunked(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+        futures = [client.submit(chunk, function, part, pure=False) for part in _cut(values)]
+        return _good(result for part in client.gather(futures) for result in part)
+
+    return one_by_one, chunked
+
+
+def with_ray(ray: Any) -> tuple[Mapped, Mapped]:
+    def one_by_one(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+        remote = ray.remote(max_retries=0)(function)
+        done = 0
+        for reference in [remote.remote(value) for value in values]:
+            try:
+                ray.get(reference)
+                done += 1
+            except ray.exceptions.RayTaskError:
+                pass
+        return done
+
+    def chunked(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+        remote = ray.remote(max_retries=0)(chunk)
+        references = [remote.remote(function, part) for part in _cut(values)]
+        return _good(result for part in ray.get(references) for result in part)
+
+    return one_by_one, chunked
+
+
+CHUNK = 5_000
+
+
+def _cut(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]
+
+
+def measure(engine: str, kind: str, n: int, chunked_n: int, workers: int) -> dict[str, float]:
+    """Items a second, one by one over ``n`` and in chunks over ``chunked_n`` of them; pools warm."""
+    function = TASKS[kind]
+    if engine == "threads":
+        pool: Any = ThreadPoolExecutor(workers)
+        ways, close = with_executor(pool), pool.shutdown
+    elif engine == "processes":
+        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        ways, close = with_executor(pool), pool.shutdown
+    elif engine == "dask":
+        from distributed import Client
+
+        client = Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        ways, close = with_dask(client), client.close
+    else:
+        import ray
+
+        ray.init(
+            num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
+        ways, close = with_ray(ray), ray.shutdown
+    rates: dict[str, float] = {}
+    try:
+        for name, way, amount in (("one_by_one", ways[0], n), ("chunked", ways[1], chunked_n)):
+            way(function, items(kind, 100 * workers))
+            values = items(kind, amount)
+            start = time.perf_counter()
+            done = way(function, values)
+            rates[name] = amount / (time.perf_counter() - start)
+            if done != amount - amount // 100:
+                raise RuntimeError(f"{engine}, {name}: {done} of {amount} succeeded")
+    finally:
+        close()
+    return rates
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", choices=["threads", "processes", "dask", "ray"], required=True)
+    parser.add_argument("--kind", choices=list(TASKS), default="int")
+    parser.add_argument("--n", type=int, default=2_000)
+    parser.add_argument("--chunked-n", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    print(json.dumps(measure(given.engine, given.kind, given.n, given.chunked_n, given.workers)))

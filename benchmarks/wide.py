@@ -1,0 +1,134 @@
+"""A map over very many trivial items, on each executor, beside the raw engine in the same run.
+
+    python benchmarks/wide.py --executor processes dask --n 100000 --kind int
+
+Every item is tracked, stored and in history, and one in a hundred fails. The raw engines run in a
+process of their own: one call per item over fewer items (``--raw-n``: they are too slow for all of
+them, so what is compared is the rate), and chunks cut by hand over all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import report
+from workload import TASKS, items
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--executor", nargs="*", default=["threads", "processes", "dask", "ray"])
+    parser.add_argument("--n", nargs="*", type=int, default=[100_000, 1_000_000])
+    parser.add_argument("--kind", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--raw-n", type=int, default=2_000)
+    arguments = parser.parse_args()
+    report.own_home()
+    report.machine("dask", "ray")
+    for executor in arguments.executor:
+        for kind in arguments.kind:
+            for n in arguments.n:
+                measure(executor, kind, n, arguments.rounds, arguments.raw_n)
+
+
+def measure(executor: str, kind: str, n: int, rounds: int, raw_n: int) -> None:
+    import psutil
+
+    from headrace import flow, task
+
+    work = task(TASKS[kind], name=f"wide-{kind}", on_error="quarantine")
+
+    @flow(executor=executor)
+    def wide(count: int) -> dict[str, int]:
+        mapped = work.map(items(kind, count))
+        mapped.wait()
+        return mapped.counts()
+
+    wide(1_000)
+    me = psutil.Process()
+    idle = me.memory_info().rss
+    walls: list[float] = []
+    cores: list[float] = []
+    peak = idle
+    for _ in range(rounds):
+        with Peak(me) as watch:
+            before, start = cpu_seconds(me), time.perf_counter()
+            counts = wide(n)
+            walls.append(time.perf_counter() - start)
+            cores.append(cpu_seconds(me) - before)
+        peak = max(peak, watch.bytes)
+        if counts.get("Failed") != n // 100 or counts.get("Completed") != n - n // 100:
+            raise RuntimeError(f"{executor}, {n} {kind}: {counts}")
+    facts = {"executor": executor, "kind": kind, "n": n}
+    wall = report.median(walls)
+    report.figure("wide", "wall", wall, "s", rounds=[round(w, 3) for w in walls], **facts)
+    report.figure("wide", "rate", n / wall, "items/s", **facts)
+    report.figure("wide", "core_time", report.median(cores) / n * 1e6, "us/item", **facts)
+    report.figure("wide", "driver_memory", (peak - idle) / 1e6, "MB above idle", **facts)
+    if executor != "inline":
+        raw = raw_rates(executor, kind, raw_n, n)
+        for way, rate in raw.items():
+            report.figure(
+                "wide",
+                f"raw_{way}",
+                rate,
+                "items/s",
+                headrace_over_raw=round(n / wall / rate, 2),
+                raw_n=raw_n if way == "one_by_one" else n,
+                **facts,
+            )
+
+
+def raw_rates(engine: str, kind: str, n: int, chunked_n: int) -> dict[str, float]:
+    script = Path(__file__).with_name("raw_engines.py")
+    sizes = ["--n", str(n), "--chunked-n", str(chunked_n)]
+    command = [sys.executable, str(script), "--engine", engine, "--kind", kind, *sizes]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cpu_seconds(process: Any) -> float:
+    """Time on cores of a process and of all below it, that are still there."""
+    import psutil
+
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        try:
+            times = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+class Peak:
+    """The most memory that a process holds while the block runs, looked at each 20 ms."""
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+        self.bytes = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.02):
+            self.bytes = max(self.bytes, self.process.memory_info().rss)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    main()
