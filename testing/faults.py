@@ -113,5 +113,9 @@ def spend(seconds: float) -> None:
 
 
 def hold_gil(seconds: float) -> None:
-    """Take time in a C call that keeps the GIL: no Python code of this process runs meanwhile."""
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    """Take time in a C call that keeps the GIL and hears no signal but SIGKILL."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
