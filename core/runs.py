@@ -290,6 +290,21 @@ def open_engine(info: RunInfo) -> RunEngine:
     return cast("RunEngine", Engine.open(info))
 
 
+_LAPSE_BEATS = 15
+"""A run whose driver has missed so many heartbeats is taken for dead."""
+
+
+def settled_history() -> History:
+    """The history that the settings name; runs whose driver died without a word are ``Crashed``."""
+    from .registry import open_history
+    from .settings import get_settings
+
+    settings = get_settings()
+    history = open_history(settings.history_url)
+    history.lapse(datetime.now(UTC), _LAPSE_BEATS * settings.heartbeat_seconds)
+    return history
+
+
 def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) -> list[RunRecord]:
     """Flow runs that history knows, newest first.
 
@@ -298,10 +313,7 @@ def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) 
     flow, state
         Only those of this flow, in the state of this name.
     """
-    from .registry import open_history
-    from .settings import get_settings
-
-    return open_history(get_settings().history_url).runs(flow=flow, state=state, limit=limit)
+    return settled_history().runs(flow=flow, state=state, limit=limit)
 
 
 def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:
@@ -318,10 +330,8 @@ def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:
         History knows no such run.
     """
     from .recorded import RecordedRun
-    from .registry import open_history
-    from .settings import get_settings
 
-    history = open_history(get_settings().history_url)
+    history = settled_history()
     try:
         found = history.run(run).id
     except RunNotFoundError:  # of this process, and kept in another history
