@@ -10,6 +10,7 @@ import ast
 import hashlib
 import io
 import re
+import threading
 import tokenize
 import unicodedata
 import warnings
@@ -20,6 +21,8 @@ KEPT, FILTERED, QUARANTINED = "kept", "filtered", "quarantined"
 """Outcomes. What is filtered was read and is not wanted; what is quarantined could not be read."""
 
 _PARSED_AS = "<corpus>"
+_parsing = threading.Lock()
+"""Python 3.11 up to 3.11.7 counts nesting where threads share the count (CPython issue 106905)."""
 _WORD_BYTES = bytes(c for c in range(256) if c >= 0x80 or chr(c).isalnum())
 _LINE_END = re.compile(r"\r\n?")
 _TRAILING = re.compile(r"[ \t\f]+$", re.MULTILINE)
@@ -108,7 +111,8 @@ def _parse(text: str) -> ast.Module | None:
     if not any(getattr(rule[3], "pattern", "") == _PARSED_AS for rule in warnings.filters):
         warnings.filterwarnings("ignore", module=_PARSED_AS)
     try:
-        return ast.parse(text, _PARSED_AS)
+        with _parsing:
+            return ast.parse(text, _PARSED_AS)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
         return None
 
