@@ -1,0 +1,217 @@
+"""``headrace runs`` and ``headrace cancel``: what history tells, and what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import click
+
+from ..core.errors import ConfigurationError, StorageError
+from ..core.interfaces import History, LogRecord, NodeRecord, RunRecord
+from ..core.recorded import RecordedRun
+from ..core.runs import settled_history
+from ..core.states import State, StateType
+from .main import print_json
+from .tables import table
+
+_PAGE = 10_000
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_NUMBERS = dict(zip(_LEVELS, (10, 20, 30, 40, 50), strict=True))
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+_run_argument = click.argument("run", metavar="RUN")
+
+
+@click.group()
+def runs() -> None:
+    """Look at runs, past and present.
+
+    RUN is a run's name, its id, or the beginning of its id.
+    """
+
+
+@runs.command("list")
+@click.option("--flow", help="Only runs of this flow.")
+@click.option("--state", help="Only runs in this state, such as Failed.")
+@click.option("--limit", default=20, show_default=True, help="The newest so many.")
+@_json_option
+def list_runs(flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """List runs, the newest first."""
+    found = settled_history().runs(flow=flow, state=state, limit=limit)
+    if as_json:
+        print_json([asdict(record) for record in found])
+        return
+    rows = [
+        (str(r.id)[:8], r.name, r.flow, r.state, r.executor, _local(r.created), _took(r))
+        for r in found
+    ]
+    click.echo(table(("id", "name", "flow", "state", "executor", "created", "took"), rows, "no runs"))
+
+
+@runs.command("show")
+@_run_argument
+@_json_option
+def show(run: str, as_json: bool) -> None:
+    """Show a run and its tasks."""
+    history = settled_history()
+    record = history.run(run)
+    nodes = history.nodes(record.id)
+    if as_json:
+        shown = [{k: v for k, v in asdict(node).items() if k != "states"} for node in nodes]
+        print_json({**asdict(record), "nodes": shown})
+        return
+    for name, value in {
+        "run": f"{record.name} ({record.id})",
+        "flow": f"{record.flow} {record.version}".strip(),
+        "state": f"{record.state}{': ' if record.message else ''}{' '.join(record.message.split())}",
+        "executor": record.executor,
+        "storage": record.storage,
+        "created": f"{_local(record.created)}, took {_took(record)}",
+        "driver": f"process {record.pid} on {record.host}",
+        "parameters": record.parameters,
+    }.items():
+        click.echo(f"{name:11}{value}")
+    rows = [(n.key, n.state, _items(n), _counts(n)) for n in nodes]
+    click.echo()
+    click.echo(table(("task", "state", "items", "by state"), rows, "no tasks"))
+
+
+@runs.command("logs")
+@_run_argument
+@click.option(
+    "--level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True
+)
+@_json_option
+def logs(run: str, level: str, as_json: bool) -> None:
+    """Print a run's log lines, the oldest first."""
+    history = settled_history()
+    record = history.run(run)
+    keys = {node.node: node.key for node in history.nodes(record.id)}
+    lines = _lines(history, record, _NUMBERS[level.upper()])
+    if as_json:
+        print_json([asdict(line) for line in lines])
+        return
+    names = {number: name for name, number in _NUMBERS.items()}
+    for line in lines:
+        where = keys.get(line.node, record.name)
+        item = f"[{line.position}]" if line.position >= 0 else ""
+        told = names.get(line.level, str(line.level))
+        click.echo(f"{line.time.astimezone():%H:%M:%S} {told:7} {where}{item} - {line.message}")
+
+
+def _lines(history: History, record: RunRecord, level: int) -> Iterator[LogRecord]:
+    """All of them, page by page."""
+    after = 0
+    while page := history.logs(record.id, level=level, after=after, limit=_PAGE):
+        for _, line in page:
+            yield line
+        after = page[-1][0]
+
+
+@runs.command("failures")
+@_run_argument
+@_json_option
+@click.option("--tracebacks", is_flag=True, help="Show them whole.")
+def failures(run: str, as_json: bool, tracebacks: bool) -> None:
+    """Print the items of a run that failed."""
+    history = settled_history()
+    found: list[dict[str, Any]] = RecordedRun(history, history.run(run).id).failures().to_pylist()
+    if as_json:
+        print_json(found)
+    elif tracebacks:
+        for each in found:
+            click.echo(f"{each['node']}[{each['item']}], attempt {each['attempt']}, input {each['input']}")
+            click.echo(each["traceback"] or f"{each['exception']}: {each['message']}")
+    else:
+        rows = [
+            (f"{each['node']}[{each['item']}]", each["kind"], each["attempt"], _cause(each))
+            for each in found
+        ]
+        click.echo(table(("item", "kind", "attempt", "error"), rows, "no item failed"))
+
+
+def _cause(failure: dict[str, Any]) -> str:
+    return f"{failure['exception']}: {' '.join(str(failure['message']).split())}"
+
+
+def _ask_for_end(run: str) -> None:
+    history = settled_history()
+    record = history.run(run)
+    if _ended(record):
+        raise ConfigurationError(f"run {record.name} has ended already: {record.state}")
+    history.ask(record.id, "cancel")
+    click.echo(f"asked for the end of run {record.name} ({record.id})")
+
+
+@runs.command("cancel")
+@_run_argument
+def cancel_run(run: str) -> None:
+    """Ask for a run's end."""
+    _ask_for_end(run)
+
+
+@click.command()
+@_run_argument
+def cancel(run: str) -> None:
+    """Ask for a run's end: its driver looks every few seconds, wherever it is."""
+    _ask_for_end(run)
+
+
+@runs.command("delete")
+@click.argument("which", metavar="RUN...", nargs=-1, required=True)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--keep-values", is_flag=True, help="Leave its values in their storage.")
+def delete(which: Sequence[str], yes: bool, keep_values: bool) -> None:
+    """Delete runs: their records, and their values."""
+    history = settled_history()
+    records = [history.run(run) for run in which]
+    for record in records:
+        if not _ended(record):
+            raise ConfigurationError(f"run {record.name} is {record.state}: cancel it first")
+    names = ", ".join(record.name for record in records)
+    if not yes:
+        click.confirm(f"Delete {names} for good?", abort=True)
+    for record in records:
+        freed = 0 if keep_values else _remove_values(record)
+        history.delete(record.id)
+        click.echo(f"deleted {record.name}, {freed:,} bytes of values")
+
+
+def _remove_values(record: RunRecord) -> int:
+    from ..core.registry import open_store
+    from ..core.settings import get_settings
+
+    try:
+        store = open_store(record.storage, get_settings().plain_storage_options())
+        return store.remove(str(record.id))
+    except StorageError as error:
+        raise StorageError(f"{error}; --keep-values deletes the records alone") from error
+
+
+# ------------------------------------------------------------------------------------- in words
+
+
+def _ended(record: RunRecord) -> bool:
+    return State(StateType(record.state_type)).is_final()
+
+
+def _local(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _took(record: RunRecord) -> str:
+    from ..display.formats import duration
+
+    if record.started is None or record.ended is None:
+        return "-"
+    return duration((record.ended - record.started).total_seconds())
+
+
+def _items(node: NodeRecord) -> str:
+    return "-" if not node.mapped else "?" if node.total is None else f"{node.total:,}"
+
+
+def _counts(node: NodeRecord) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in node.counts.items() if count)
