@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .runs import RunInfo
 
 _TICK_SECONDS = 0.05
+_jitter = random.Random()  # noqa: S311 - no secret
 _ADOPT = (Outcome.DIED, Outcome.LOST, Outcome.TIMEOUT, Outcome.KILLED, Outcome.DUPLICATE)
 """Ends after which a batch's partitions are listed: reports may have been lost."""
 _BACKLOG = 50_000
@@ -253,7 +254,7 @@ class Engine:
             fuse=options.fuse,
             tags=options.tags,
             pool="caller" if call.caller else "main",
-            delay=delay_of(options, random.Random()),  # noqa: S311 - jitter, not a secret
+            delay=delay_of(options, _jitter),
         )
 
     def _tag_cap(self, call: Call) -> int | None:

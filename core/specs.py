@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from .packing import Packed, pack_static
 from .shipping import bundle, pickle_function
 
 _FRAMES = frozenset({"pyarrow", "pandas", "polars"})
+_NOTHING = pack_static({}, live=False)
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -38,6 +40,8 @@ class SpecWriter:
         self.written: set[str] = set()
         self.kept: dict[int, Live] = {}
         """Functions that stay in this process, by identity."""
+        self.known: dict[tuple[Any, ...], str] = {}
+        """Specs of single calls: a task's code is taken once per run."""
 
     def write(self, call: Call, tag_concurrency: int | None) -> tuple[str, Packed]:
         """The path of a call's spec, and its static arguments' dependencies.
@@ -47,15 +51,27 @@ class SpecWriter:
         UnpicklableError
             The function or an argument cannot travel; names it.
         """
+        if not call.single:
+            packed = pack_static(dict(call.static), live=self.live)
+            return self._write(call, packed.data, tuple(call.mapped), tag_concurrency), packed
         # A single call's arguments travel as columns, so that equal calls share one spec.
-        static = {} if call.single else dict(call.static)
-        packed = pack_static(static, live=self.live)
-        mapped = tuple(call.static if call.single else call.mapped)
-        spec = self._spec(call, packed.data, mapped, tag_concurrency)
+        mapped = tuple(call.static)
+        key = (call.fn, call.options, mapped, call.caller)
+        if key not in self.known:
+            path = self._write(call, _NOTHING.data, mapped, tag_concurrency)
+            if not isinstance(call.fn, types.FunctionType):
+                return path, _NOTHING  # made for this one call
+            self.known[key] = path
+        return self.known[key], _NOTHING
+
+    def _write(
+        self, call: Call, static: bytes, mapped: tuple[str, ...], tag_concurrency: int | None
+    ) -> str:
+        spec = self._spec(call, static, mapped, tag_concurrency)
         data = pickle.dumps(spec)
         path = spec_path(hashlib.blake2b(data, digest_size=16).hexdigest())
         self._put(path, data)
-        return path, packed
+        return path
 
     def _spec(
         self, call: Call, static: bytes, mapped: tuple[str, ...], tag_concurrency: int | None
@@ -71,7 +87,7 @@ class SpecWriter:
             modules=self._modules(call.fn),
             mapped=mapped,
             static=static,
-            var_positional=var_positional if call.static.get(var_positional or "") else None,
+            var_positional=var_positional if var_positional in call.static else None,
             var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
             positional=_positional(parameters, mapped, call),
             adapt=_frames(call.fn),
@@ -136,7 +152,7 @@ def _positional(
     var_positional = next(
         (p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None
     )
-    if var_positional is not None and call.static.get(var_positional):
+    if var_positional in call.static:
         return tuple(names)
     must = tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY)
     if tuple(names[: len(mapped)]) == mapped and len(must) <= len(mapped):
