@@ -62,8 +62,9 @@ class RayExecutor:
             ) from error
         from .ray_slots import RayRunner
 
-        if self.address not in (None, "auto", "local") and not ray.is_initialized():
+        if self.address not in (None, "auto", "local"):
             probe("Ray", self.address)
+            _same_cluster(self.address)
         _keeper.acquire(self._options(), self.address or "this machine")
         try:
             runner = RayRunner(versions(libraries=True), self.idle_seconds, _keeper.release)
@@ -85,6 +86,20 @@ class RayExecutor:
             "object_store_memory": _STORE_BYTES,
             **self.init_kwargs,
         }
+
+
+def _same_cluster(address: str) -> None:
+    """Refuse a second cluster: a process can be in one only, and would quietly use the first."""
+    import ray
+
+    if not ray.is_initialized():
+        return
+    there = str(ray.get_runtime_context().gcs_address)
+    if there.rpartition(":")[2] != address.rpartition(":")[2]:
+        raise ExecutorError(
+            f"this process is in the Ray cluster at {there} already, and cannot join {address!r}:"
+            " ray.shutdown() or close the pool that started it"
+        )
 
 
 class _Keeper:

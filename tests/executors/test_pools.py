@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 
+import psutil
 import pytest
 from listening import BODY, Heard, gone, nothing_left
 from standin import make_batch
 
-from headrace.core.errors import ResourceError
+from headrace.core.errors import ExecutorError, ResourceError
 from headrace.core.interfaces import Control, Isolation, Outcome, Resources
 from headrace.executors import wire
 from headrace.executors.dask import DaskExecutor
@@ -35,7 +37,8 @@ EXECUTORS = {
 class Bench:
     """A pool, and the thread that works for it where the caller must."""
 
-    def __init__(self, pool):
+    def __init__(self, pool, name=""):
+        self.name = name
         self.pool, self.number, self.over = pool, 0, threading.Event()
         self.worker = threading.Thread(target=self.work, name="headrace-test-work")
         if pool.capabilities.caller_runs:
@@ -66,7 +69,7 @@ def bench(request):
     # Ray keeps descriptors of its own open in a process that has used it.
     with pytest.MonkeyPatch.context() as patch, nothing_left(descriptors=name != "ray"):
         patch.setattr(wire, "BODY", BODY)
-        bench = Bench(EXECUTORS[name].open())
+        bench = Bench(EXECUTORS[name].open(), name)
         yield bench
         bench.close()
 
@@ -223,3 +226,25 @@ def test_main_thread_sleep_is_ended_by_a_limit(monkeypatch):
     pool.close()
     assert heard.end(0).outcome is Outcome.DONE
     assert len(heard.failed()) == 1
+
+
+def test_a_killed_ray_worker_loses_its_batch_and_the_pool_goes_on(bench):
+    if bench.name != "ray":
+        return
+    end = bench.submit([("kill", signal.SIGKILL)], isolation=Isolation.NONE).end()
+    assert end.outcome is Outcome.LOST
+    heard = bench.submit([("sleep", 60)])
+    assert heard.begun.wait(60)
+    child = psutil.Process(heard.reports[0].worker.pid)
+    child.parent().kill()
+    assert heard.end(30).outcome is Outcome.LOST
+    assert gone(child.pid), "the child follows its supervisor"
+    assert bench.submit([("ok",)]).end().outcome is Outcome.DONE
+
+
+def test_a_ray_address_where_nobody_answers_is_named():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ExecutorError, match=address):
+        RayExecutor(address=address).open()
