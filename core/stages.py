@@ -6,11 +6,11 @@ import functools
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .context import Cursor
-from .interfaces import Batch, Failure, FailureKind, LogLine, RefColumn, RunStore, Stage, StageSpec
+from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
 from .packing import unpack, unpack_static
 from .shipping import install
 
@@ -26,7 +26,7 @@ class ArgumentError(Exception):
 class LoadedStage:
     """One node's code and static arguments, ready to be called with an item's mapped arguments.
 
-    ``call`` takes the tuple of an item's column values and returns what the function returns.
+    ``spread`` takes an item's column values and returns what the function returns.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class LoadedStage:
             spec.static, stage.upstream, batch.live, batch.store, self.annotations
         )
         self.static = {name: self._form(name, value) for name, value in static.items()}
-        self.call = self._caller()
+        self.spread = self._caller()
+        if batch.stages[0] is not stage:  # fed by the stage before: a value of any kind may come
+            self.spread = self._forming(self.spread)
 
     def _form(self, name: str, value: Any) -> Any:
         """The argument in the form that its annotation asks for."""
@@ -53,15 +55,14 @@ class LoadedStage:
             return self.store.adapt(value, self.annotations[name])
         return value
 
-    def _caller(self) -> Callable[[tuple[Any, ...]], Any]:
+    def _caller(self) -> Callable[..., Any]:
         function, static, mapped = self.function, self.static, self.spec.mapped
         positional = self.spec.positional
         plain = not self.spec.var_positional and not self.spec.var_keyword
         if plain and positional[: len(mapped)] == mapped and len(positional) == len(mapped):
-            bound = functools.partial(function, **static) if static else function
-            return lambda args: bound(*args)
+            return functools.partial(function, **static) if static else function
 
-        def call(args: tuple[Any, ...]) -> Any:
+        def call(*args: Any) -> Any:
             named = {**static, **dict(zip(mapped, args, strict=True))}
             by_position = [named.pop(name) for name in positional if name in named]
             if self.spec.var_positional:
@@ -81,18 +82,18 @@ class LoadedStage:
         for name, column in zip(self.spec.mapped, columns, strict=True):
             types = set(map(type, column)) - _SCALARS
             if name in self.annotations or any(hasattr(t, "__headrace_load__") for t in types):
-                self.call = self._forming(self.call)
+                self.spread = self._forming(self.spread)
                 break
         return columns
 
-    def _forming(self, call: Callable[[tuple[Any, ...]], Any]) -> Callable[[tuple[Any, ...]], Any]:
-        def formed(args: tuple[Any, ...]) -> Any:
+    def _forming(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def formed(*args: Any) -> Any:
             try:
                 named = zip(self.spec.mapped, args, strict=True)
                 ready = tuple(self._form(name, value) for name, value in named)
             except Exception as error:
                 raise ArgumentError from error
-            return call(ready)
+            return call(*ready)
 
         return formed
 
@@ -106,6 +107,16 @@ class LoadedStage:
             logs=logs,
             setup=self.state,
         )
+
+
+def materialised(value: Any) -> Any:
+    """A value that can be both committed and passed on: an iterator would be used up by the first."""
+    if isinstance(value, Iterator):
+        return list(value)
+    read_all = getattr(value, "read_all", None)
+    if read_all is not None and type(value).__module__.startswith("pyarrow"):
+        return read_all()
+    return value
 
 
 class _Cache:

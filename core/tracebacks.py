@@ -8,13 +8,17 @@ import os
 import pickle
 import time
 import traceback
+from dataclasses import replace
 from types import TracebackType
+from typing import TypeVar
 
 import cloudpickle
 
 from .errors import UnstorableError
 from .interfaces import Failure, FailureKind, Stage
 from .stages import ArgumentError
+
+Text = TypeVar("Text", str, bytes)
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN = tuple(_HERE + room + os.sep for room in ("core", "executors", "storage"))
@@ -49,6 +53,33 @@ def failure_of(
         started=start_ns / 1e9,
         ended=time.time(),
     )
+
+
+class Interner:
+    """Makes equal texts and pickles of failures one object, so that a report holds each once."""
+
+    def __init__(self, most: int = 1024) -> None:
+        self.most = most
+        self.known: dict[str | bytes, str | bytes] = {}
+
+    def shared(self, failure: Failure) -> Failure:
+        """An equal failure whose long parts are shared with earlier ones."""
+        exception = failure.exception
+        return replace(
+            failure,
+            type_name=self._one(failure.type_name),
+            message=self._one(failure.message),
+            traceback=self._one(failure.traceback),
+            exception=None if exception is None else self._one(exception),
+        )
+
+    def _one(self, text: Text) -> Text:
+        found = self.known.get(text)
+        if found is None:
+            if len(self.known) >= self.most:
+                self.known.clear()
+            self.known[text] = found = text
+        return found  # type: ignore[return-value]
 
 
 def type_name(error: BaseException) -> str:

@@ -9,18 +9,19 @@ obeys the control word and reports. User errors become `Failure` records; nothin
 from __future__ import annotations
 
 import asyncio
-import pickle
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import cloudpickle
 
+from .context import Cursor
 from .errors import AlreadyExistsError, HeadraceError, NotFoundError, UnreachableStoreError
 from .interfaces import (
     Batch,
@@ -38,10 +39,13 @@ from .interfaces import (
     WorkerInfo,
 )
 from .shipping import StaleCodeError
-from .stages import Cursor, LoadedStage, load_stage
-from .tracebacks import failure_of
+from .stages import LoadedStage, load_stage, materialised
+from .tracebacks import Interner, failure_of
 
 _POLL_SECONDS = 0.05
+
+Todo: TypeAlias = "Iterator[tuple[int, tuple[int, tuple[Any, ...]]]]"
+"""(index, (position, mapped arguments)) of the items that have not started."""
 
 
 class Interrupted(BaseException):
@@ -79,24 +83,33 @@ def run_batch(
     StaleCodeError
         This process holds other versions of the shipped modules; nothing has run.
     """
-    began = time.perf_counter()
     marks[Mark.RUNNING] = -1
     marks[Mark.STARTED] = 0
+    stages: list[LoadedStage] = []
     try:
         if batch.claim and not _claim(batch, worker):
             report(_last(batch, worker, End(Outcome.DUPLICATE, "another execution holds its claim")))
             return
-        stages = [load_stage(batch, index, in_child=in_child) for index in range(len(batch.stages))]
-        columns = stages[0].columns(batch)
-    except StaleCodeError:
+        for index in range(len(batch.stages)):
+            stages.append(load_stage(batch, index, in_child=in_child))
+    except (StaleCodeError, Interrupted):
         raise
-    except Exception as error:  # whatever loading raises refuses the batch, with its story
-        report(_last(batch, worker, _refusal(batch, error, worker)))
+    except BaseException as error:  # noqa: BLE001 - modules and setup are user code
+        report(_last(batch, worker, _refusal(batch, len(stages), error, worker)))
+        return
+    began = time.perf_counter()  # what is loaded once per process tells nothing of the items
+    try:
+        columns = stages[0].columns(batch)
+    except Interrupted:
+        raise
+    except BaseException as error:  # noqa: BLE001 - unpickling an argument runs user code
+        report(_unloadable(batch, worker, error))
         return
     body = _Body(batch, stages, columns, marks, worker, report, in_child=in_child)
     outcome = body.run()
-    end = End(outcome, body.lost, seconds=time.perf_counter() - began, suspects=body.unfinished(outcome))
-    report(body.report(end))
+    last = body.committed(End(outcome, suspects=body.unfinished(outcome)))
+    assert last.end is not None
+    report(replace(last, end=replace(last.end, seconds=time.perf_counter() - began)))
 
 
 def _claim(batch: Batch, worker: WorkerInfo) -> bool:
@@ -111,8 +124,19 @@ def _last(batch: Batch, worker: WorkerInfo, end: End) -> Report:
     return Report(batch.run_id, batch.id, worker, end=end)
 
 
-def _refusal(batch: Batch, error: Exception, worker: WorkerInfo) -> End:
-    key = batch.stages[0].key
+def _unloadable(batch: Batch, worker: WorkerInfo, error: BaseException) -> Report:
+    """Arguments do not load: the item's failure if it is one, else each is to be tried apart."""
+    if len(batch.positions) > 1:
+        cause = f"arguments could not be loaded: {type(error).__name__}: {error}"
+        return _last(batch, worker, End(Outcome.RECALLED, cause, tuple(batch.positions)))
+    (position,) = batch.positions
+    stage = batch.stages[0]
+    failure = failure_of(stage, position, error, time.time_ns(), FailureKind.ARGUMENT)
+    return replace(_last(batch, worker, End(Outcome.DONE)), failures=(failure,))
+
+
+def _refusal(batch: Batch, stage: int, error: BaseException, worker: WorkerInfo) -> End:
+    key = batch.stages[stage].key
     if isinstance(error, NotFoundError):
         error = UnreachableStoreError(
             f"the worker {worker.id} on {worker.host} cannot see {batch.store.url}: {error}. Use a "
@@ -122,7 +146,9 @@ def _refusal(batch: Batch, error: Exception, worker: WorkerInfo) -> End:
         error = HeadraceError(
             f"task {key!r} cannot be loaded on worker {worker.id}: {type(error).__name__}: {error}"
         )
-    return End(Outcome.REFUSED, str(error), error=cloudpickle.dumps(error))
+    return End(
+        Outcome.REFUSED, str(error), running=(stage, -1), error=cloudpickle.dumps(error)
+    )
 
 
 class _Body:
@@ -143,7 +169,6 @@ class _Body:
         self.marks, self.worker, self.sink = marks, worker, sink
         self.positions = list(batch.positions)
         self.limit = len(self.positions)
-        self.started = 0
         self.cancelled = False
         self.failures: list[Failure] = []
         self.logs: list[LogLine] = []
@@ -159,7 +184,11 @@ class _Body:
         ]
         self.alarm = in_child and any(s.timeout_seconds for s in batch.stages)
         self.announced = False
-        self.reporting = threading.Lock()
+        self.receipts: list[Receipt] = []
+        """Committed and not told yet."""
+        self.ended = -1
+        """Index of the last item that is over; of items that run one by one."""
+        self.known = Interner()
 
     # -------------------------------------------------------------------------------- running
 
@@ -174,53 +203,80 @@ class _Body:
                     self._run_sync()
         except CancelRequest:
             self.cancelled = True
+        except TimeLimit:  # too late: all items had ended
+            pass
         finally:
             self.marks[Mark.RUNNING] = -1
             clerk.stop()
-        self._flush_finally()
         if self.cancelled or self.marks[Mark.CONTROL] == 2:
             return Outcome.KILLED
         return Outcome.RECALLED if self.limit < len(self.positions) else Outcome.DONE
 
     def _run_sync(self) -> None:
-        marks, positions = self.marks, self.positions
+        """Run item by item. A time limit may strike between two of them: then the loop goes on."""
         cursors = [stage.cursor(self.logs) for stage in self.stages]
-        rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(positions))
+        rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(self.positions))
+        todo = enumerate(zip(self.positions, rows, strict=True))
         simple = len(self.stages) == 1 and not self.alarm
-        call, encoder, cursor = self.stages[0].call, self.encoders[0], cursors[0]
-        now_ns, monotonic_ns = time.time_ns, time.monotonic_ns
-        with cursor.entered() if simple else _nothing():
-            for index, args in enumerate(rows):
-                if index >= self.limit:
-                    break
-                self.started = index + 1
-                marks[1] = index
-                marks[3] = monotonic_ns()
-                marks[4] = index + 1
+        while True:
+            try:
                 if not simple:
-                    self._item(index, args, cursors)
-                    continue
-                position = cursor.position = positions[index]
-                start = now_ns()
+                    return self._run_chain(todo, cursors)
+                with cursors[0].entered():
+                    return self._run_simple(todo, cursors[0])
+            except TimeLimit as error:
+                if self.ended < self.marks[Mark.STARTED] - 1:
+                    self.ended = self.marks[Mark.STARTED] - 1
+                    self._fail(0, self.positions[self.ended], error, time.time_ns())
+
+    def _run_simple(self, todo: Todo, cursor: Cursor) -> None:
+        """The common case, and the one that must be cheap: one stage, no alarm."""
+        marks, encoder, call = self.marks, self.encoders[0], self.stages[0].spread
+        assert encoder is not None, "the last stage always commits"
+        add, clock = encoder.add, time.monotonic_ns
+        epoch = time.time_ns() - clock()
+        index = -1
+        try:
+            for index, (position, args) in todo:  # noqa: B007 - told in `finally`
+                if index >= self.limit:
+                    return
+                marks[4] = index + 1
+                marks[1] = index
+                cursor.position = position
+                marks[3] = start = clock()
                 try:
-                    value = call(args)
-                    encoder.add(position, value, start, now_ns())  # type: ignore[union-attr]
-                except TimeLimit as error:
-                    self._fail(0, position, error, start)
+                    add(position, call(*args), epoch + start, epoch + clock())
                 except CancelRequest:
                     raise
                 except BaseException as error:  # noqa: BLE001 - user code may raise anything
-                    self._fail(0, position, error, start)
+                    self._fail(0, position, error, epoch + start)
                 if marks[0] == 2:
-                    break
+                    return
+        except TimeLimit:  # struck outside of the item's code, or while its error was noted
+            self.ended = index - 1
+            raise
 
-    def _item(self, index: int, args: Any, cursors: list[Cursor]) -> None:
+    def _run_chain(self, todo: Todo, cursors: list[Cursor]) -> None:
+        marks = self.marks
+        for index, (position, args) in todo:
+            if index >= self.limit:
+                return
+            marks[Mark.STARTED] = index + 1
+            marks[Mark.STAGE] = 0
+            marks[Mark.SINCE_NS] = time.monotonic_ns()
+            marks[Mark.RUNNING] = index
+            self._item(position, args, cursors)
+            self.ended = index
+            if marks[Mark.CONTROL] == 2:
+                return
+
+    def _item(self, position: int, args: Any, cursors: list[Cursor]) -> None:
         """One item through all stages, with the soft time limit of each."""
-        position = self.positions[index]
+        last = len(self.stages) - 1
         for number, (stage, cursor) in enumerate(zip(self.stages, cursors, strict=True)):
             start = time.time_ns()
-            self.marks[Mark.STAGE] = number
             self.marks[Mark.SINCE_NS] = time.monotonic_ns()
+            self.marks[Mark.STAGE] = number
             limit = self.batch.stages[number].timeout_seconds if self.alarm else None
             cursor.position = position
             try:
@@ -228,7 +284,9 @@ class _Body:
                     try:
                         if limit:
                             signal.setitimer(signal.ITIMER_REAL, limit)
-                        value = stage.call(args)
+                        value = stage.spread(*args)
+                        if number < last:
+                            value = materialised(value)
                         self._keep(number, position, value, start)
                     finally:
                         if limit:
@@ -239,23 +297,20 @@ class _Body:
                 self._fail(number, position, error, start)
                 return
             args = (value,)
-        if self.marks[Mark.CONTROL] == 2:
-            raise CancelRequest
 
     async def _run_async(self) -> None:
         cursors = [stage.cursor(self.logs) for stage in self.stages]
         rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(self.positions))
-        todo = enumerate(rows)
+        todo = enumerate(zip(self.positions, rows, strict=True))
 
         async def work() -> None:
-            for index, args in todo:
+            for index, (position, args) in todo:
                 if index >= self.limit or self.marks[Mark.CONTROL] == 2:
                     return
-                self.started = max(self.started, index + 1)
                 self.marks[Mark.STARTED] += 1
                 self.marks[Mark.RUNNING] = index
                 self.marks[Mark.SINCE_NS] = time.monotonic_ns()
-                await self._async_item(index, args, cursors)
+                await self._async_item(position, args, cursors)
 
         width = max(1, min(self.stages[0].spec.concurrency, len(self.positions)))
         workers = [asyncio.ensure_future(work()) for _ in range(width)]
@@ -268,23 +323,32 @@ class _Body:
                     await asyncio.wait([waiting], timeout=self.batch.grace_seconds)
                     raise CancelRequest
             waiting.result()
+        except asyncio.CancelledError:
+            raise CancelRequest from None
         finally:
             for worker in workers:
                 worker.cancel()
 
-    async def _async_item(self, index: int, args: Any, cursors: list[Cursor]) -> None:
-        position = self.positions[index]
+    async def _async_item(self, position: int, args: Any, cursors: list[Cursor]) -> None:
+        last = len(self.stages) - 1
         for number, stage in enumerate(self.stages):
             start = time.time_ns()
             limit = self.batch.stages[number].timeout_seconds
             cursor = cursors[number].at(position)
             try:
                 with cursor.entered():
-                    awaitable = stage.call(args)
+                    awaitable = stage.spread(*args)
                     value = await (asyncio.wait_for(awaitable, limit) if limit else awaitable)
-                self._keep(number, position, value, start)
-            except asyncio.CancelledError:
+                    if number < last:
+                        value = materialised(value)
+                    self._keep(number, position, value, start)
+            except CancelRequest:
                 raise
+            except asyncio.CancelledError as error:
+                if self.marks[Mark.CONTROL] == 2:
+                    raise
+                self._fail(number, position, error, start)  # the user's own: something it awaited
+                return
             except TimeoutError as error:
                 late = limit is not None and time.time_ns() - start >= limit * 1e9
                 self._fail(number, position, TimeLimit() if late else error, start)
@@ -307,7 +371,7 @@ class _Body:
             failure = failure_of(stage, position, error, start, FailureKind.TIMEOUT)
         else:
             failure = failure_of(stage, position, error, start)
-        self.failures.append(failure)
+        self.failures.append(self.known.shared(failure))
 
     @contextmanager
     def _alarms(self) -> Iterator[None]:
@@ -339,58 +403,67 @@ class _Body:
         """
         if self.limit < len(self.positions):
             return
-        self.limit = min(self.started + 1, len(self.positions))
+        self.limit = min(self.marks[Mark.STARTED] + 1, len(self.positions))
         self.returned = Positions.of(self.positions[self.limit :])
 
-    def flush(self) -> tuple[Receipt, ...]:
-        receipts: list[Receipt] = []
+    def flush(self) -> None:
+        """Commit what is pending; what was committed before something raised is told all the same."""
         for encoder in self.encoders:
             if encoder is not None:
-                receipts.extend(encoder.flush())
-        return tuple(receipts)
+                self.receipts.extend(encoder.flush())
 
-    def report(self, end: End | None = None, receipts: tuple[Receipt, ...] = ()) -> Report:
-        """What happened since the last report. Receipts go first: a failure may stand on one."""
-        failures, logs, passed, returned = self._take()
+    def committed(self, end: End | None = None) -> Report:
+        """Commit, and tell all that happened since the last report.
+
+        A failure or a passed value in a chain stands on values of the stages before it. So it is
+        taken before the flush, and told only if that went well, or in the end.
+        """
+        failures, passed = self._outcomes()
+        try:
+            self.flush()
+        except Exception as error:  # the store's last word, after its own retries
+            if end is None:
+                self.failures[:0] = failures
+                for (_node, done), kept in zip(passed, self.passed, strict=True):
+                    kept[:0] = done
+                return self.report()
+            self.lost = f"{type(error).__name__}: {error}"
+            end = replace(end, cause=self.lost)
+        return self.report(failures, passed, end)
+
+    def report(
+        self,
+        failures: Sequence[Failure] = (),
+        passed: Sequence[tuple[int, Sequence[int]]] = (),
+        end: End | None = None,
+    ) -> Report:
+        """Receipts, logs and what was handed back since the last report, beside what is given."""
+        receipts, logs = _drain(self.receipts), _drain(self.logs)
+        returned, self.returned = self.returned, Positions(())
         worker = None if self.announced else self.worker
         self.announced = True
         return Report(
             self.batch.run_id,
             self.batch.id,
             worker,
-            receipts or self._final_receipts,
-            failures,
+            receipts,
+            tuple(failures),
             logs,
             returned,
-            passed,
+            tuple((node, Positions.of(sorted(done))) for node, done in passed if done),
             self.marks[Mark.STARTED],
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 if end else 0,
             end,
         )
 
-    _final_receipts: tuple[Receipt, ...] = ()
-
-    def _take(self) -> Any:
+    def _outcomes(self) -> tuple[tuple[Failure, ...], list[tuple[int, tuple[int, ...]]]]:
         failures = _drain(self.failures)
-        logs = _drain(self.logs)
-        passed = tuple(
-            (stage.node, Positions.of(sorted(_drain(done))))
-            for stage, done in zip(self.batch.stages, self.passed, strict=True)
-            if done
-        )
-        returned, self.returned = self.returned, Positions(())
-        return failures, logs, passed, returned
-
-    def _flush_finally(self) -> None:
-        """The last flush. What cannot be written is told in the end, as the items' failure."""
-        try:
-            self._final_receipts = self.flush()
-        except Exception as error:  # the store's last word, after its own retries
-            self.lost = f"{type(error).__name__}: {error}"
+        nodes = [stage.node for stage in self.batch.stages]
+        return failures, list(zip(nodes, map(_drain, self.passed), strict=True))
 
     def unfinished(self, outcome: Outcome) -> tuple[int, ...]:
         """Positions that had started when a kill came; the driver knows which of them ended."""
-        return tuple(self.positions[: self.started]) if outcome is Outcome.KILLED else ()
+        return tuple(self.positions[: self.marks[Mark.STARTED]]) if outcome is Outcome.KILLED else ()
 
 
 class _Clerk(threading.Thread):
@@ -414,17 +487,10 @@ class _Clerk(threading.Thread):
             now = time.monotonic()
             due = now - flushed >= batch.flush_seconds or body.pending_bytes() >= batch.flush_bytes
             if due:
-                flushed = now
-                self._report(body)
+                body.sink(body.committed())
+                flushed = time.monotonic()
             elif not body.announced or body.returned.runs:
                 body.sink(body.report())
-
-    def _report(self, body: _Body) -> None:
-        try:
-            receipts = body.flush()
-        except Exception:  # noqa: BLE001 - stays pending: the last flush tells the story
-            receipts = ()
-        body.sink(body.report(receipts=receipts))
 
 
 def _drain(values: list[Any]) -> tuple[Any, ...]:
@@ -434,7 +500,3 @@ def _drain(values: list[Any]) -> tuple[Any, ...]:
     del values[:count]
     return taken
 
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -229,6 +229,8 @@ class Simulation:
     def adopt_late(self) -> None:
         receipt = self.late.pop(self.rng.randrange(len(self.late)))
         self.tell(Report("r", receipt.batch, receipts=(receipt,)))
+        node = self.nodes[receipt.node]
+        assert all(node.item_done(position) for position in receipt.positions)
 
     # ------------------------------------------------------------------------------ commands
 
