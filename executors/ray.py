@@ -55,7 +55,7 @@ class RayExecutor:
         if self.address is None:  # a cluster that others started has its own mode
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         try:
-            import ray
+            import ray  # noqa: F401  # pyright: ignore[reportUnusedImport]
         except ImportError as error:
             raise MissingExtraError(
                 'the ray executor needs Ray: pip install "headrace[ray]"'
