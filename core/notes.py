@@ -27,7 +27,7 @@ from .interfaces import (
     RunRecord,
     StateRecord,
 )
-from .items import FINAL, STATE_NAMES
+from .items import STATE_NAMES
 from .commands import ItemEvent
 from .nodes import Flight, Node
 from .outcomes import node_message
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _NODE_SECONDS = 0.5
 _INPUT_WIDTH = 200
+_TEXTS = 10_000
 
 
 class Notes:
@@ -49,8 +50,10 @@ class Notes:
         self.started: dict[Node, datetime] = {}
         self.told: dict[Node, tuple[float, str]] = {}
         self.begun_at = datetime.now(UTC)
-        self.items: list[ItemRecord] = []
-        """Failed items, final ones: for the table of failures."""
+        self.items: dict[tuple[int, int], ItemRecord] = {}
+        """The records of the failures that nodes keep in memory: for the table of failures."""
+        self.texts: dict[str, str] = {}
+        """Texts of failures, so that equal ones are one object while they wait to be written."""
 
     def header(self) -> bytes:
         """The run's header: what a driver needs to take it up from storage alone."""
@@ -183,17 +186,22 @@ class Notes:
             state=STATE_NAMES[event.state],
             kind=failure.kind.value,
             type_name=failure.type_name,
-            message=failure.message,
-            traceback=failure.traceback,
+            message=self._one(failure.message),
+            traceback=self._one(failure.traceback),
             worker=worker.id if worker else "",
             host=worker.host if worker else "",
             started=datetime.fromtimestamp(failure.started, UTC),
             ended=datetime.fromtimestamp(failure.ended, UTC),
             input=input_of(event, call),
         )
-        if event.state in FINAL:
-            self.items.append(record)
+        if event.position in event.node.failures:
+            self.items[event.node.id, event.position] = record
         return record
+
+    def _one(self, text: str) -> str:
+        if len(self.texts) >= _TEXTS:
+            self.texts.clear()
+        return self.texts.setdefault(text, text)
 
     def line(self, line: LogLine) -> LogRecord:
         """A log line from a worker."""

@@ -23,6 +23,7 @@ class TaskHooks:
         self.inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
         self.told: dict[Node, set[int]] = {}
+        self.hooked: dict[Node, bool] = {}
 
     def running(self, nodes: Iterable[Node], positions: Iterable[int]) -> None:
         """Items were handed out."""
@@ -45,8 +46,10 @@ class TaskHooks:
         self.told.pop(node, None)
 
     def _any(self, node: Node) -> bool:
-        options = self.engine.calls[node].options
-        return any(getattr(options, name) for name in HOOKS if name != "on_running")
+        if node not in self.hooked:
+            options = self.engine.calls[node].options
+            self.hooked[node] = any(getattr(options, n) for n in HOOKS if n != "on_running")
+        return self.hooked[node]
 
     def _tell(self, node: Node, position: int) -> None:
         engine = self.engine

@@ -10,7 +10,7 @@ import time
 import traceback
 from dataclasses import replace
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cloudpickle
 
@@ -100,9 +100,7 @@ def formatted(error: BaseException) -> str:
     try:
         user = _user_frames(error.__traceback__)
         if error.__cause__ is None and error.__context__ is None:
-            frames = traceback.StackSummary.extract(_walk(user), lookup_lines=False)
-            lines = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
-            return "".join([*lines, *traceback.format_exception_only(error)])
+            return "".join([_frames_text(user), *traceback.format_exception_only(error)])
         return "".join(traceback.format_exception(type(error), error, user))
     except Exception as broken:  # a user's __str__ or source may raise anything
         return f"{type(error).__name__} (its traceback cannot be formatted: {broken!r})"
@@ -112,6 +110,28 @@ def _user_frames(tb: TracebackType | None) -> TracebackType | None:
     while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OWN):
         tb = tb.tb_next
     return tb
+
+
+_texts: dict[Any, str] = {}
+_MOST_TEXTS = 256
+
+
+def _frames_text(tb: TracebackType | None) -> str:
+    """The frames as text; kept, because many items fail in the same place."""
+    places: list[Any] = []
+    frame = tb
+    while frame is not None:
+        places.append((frame.tb_frame.f_code, frame.tb_lasti))
+        frame = frame.tb_next
+    key = tuple(places)
+    text = _texts.get(key)
+    if text is None:
+        summary = traceback.StackSummary.extract(_walk(tb), lookup_lines=False)
+        lines = ["Traceback (most recent call last):\n", *summary.format()] if summary else []
+        if len(_texts) >= _MOST_TEXTS:
+            _texts.clear()
+        _texts[key] = text = "".join(lines)
+    return text
 
 
 def _walk(tb: TracebackType | None):  # noqa: ANN202 - what StackSummary.extract takes

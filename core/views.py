@@ -7,7 +7,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .interfaces import NodeView, Resources, RunView
+from .interfaces import ItemRecord, NodeView, Resources, RunView
+from .items import STATE_NAMES, ItemState
 from .nodes import Node
 from .outcomes import name_of
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _RATE_SECONDS = 5.0
 _SIGNATURES = 20
+_FAILED = frozenset(
+    STATE_NAMES[s] for s in (ItemState.FAILED, ItemState.TIMED_OUT, ItemState.CRASHED)
+)
 
 
 class Views:
@@ -95,29 +99,41 @@ def graph_of(engine: Engine) -> Graph:
 
 
 def failures_table(engine: Engine, nodes: Iterable[Node]) -> Any:
-    """Failed items as a ``pyarrow.Table``."""
+    """Failed items as a ``pyarrow.Table``: from memory, or where they are too many, from history."""
     import pyarrow as pa
 
-    rows: list[dict[str, Any]] = []
-    workers = {(r.node, r.position): r for r in engine.notes.items}
+    tables: list[Any] = []
     for node in nodes:
-        for position, failure in sorted(node.failures.items()):
-            record = workers.get((node.id, position))
-            rows.append(
-                {
-                    "node": node.key,
-                    "item": position,
-                    "name": name_of(node, position),
-                    "kind": failure.kind.value,
-                    "exception": failure.type_name,
-                    "message": failure.message,
-                    "traceback": failure.traceback,
-                    "attempt": failure.attempt,
-                    "worker": record.worker if record else "",
-                    "input": record.input if record else "",
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=_failures_schema())
+        failed = sum(node.items.counts[ItemState.FAILED : ItemState.CRASHED + 1])
+        if failed > len(node.failures):
+            records = _last_records(engine, node)
+        else:
+            known = engine.notes.items
+            records = [known[node.id, p] for p in sorted(node.failures) if (node.id, p) in known]
+        columns = {
+            "node": [node.key] * len(records),
+            "item": [r.position for r in records],
+            "name": [name_of(node, r.position) for r in records],
+            "kind": [r.kind for r in records],
+            "exception": [r.type_name for r in records],
+            "message": [r.message for r in records],
+            "traceback": [r.traceback for r in records],
+            "attempt": [r.attempt for r in records],
+            "worker": [r.worker for r in records],
+            "input": [r.input for r in records],
+        }
+        tables.append(pa.table(columns, schema=_failures_schema()))
+    return pa.concat_tables(tables) if tables else _failures_schema().empty_table()
+
+
+def _last_records(engine: Engine, node: Node) -> list[ItemRecord]:
+    """The last record of each failed item of a node, as history has them."""
+    engine.scribe.sync()
+    last: dict[int, ItemRecord] = {}
+    for record in engine.info.history.items(engine.info.id, node.id):
+        if record.state in _FAILED:
+            last[record.position] = record
+    return [last[position] for position in sorted(last)]
 
 
 def _failures_schema() -> Any:

@@ -93,6 +93,7 @@ class Job:
     """A batch on its simulated worker."""
 
     flight: Flight
+    positions: list[int]
     index: int = 0
     limit: int = 0
     committed: list[Receipt] = field(default_factory=list[Receipt])
@@ -133,6 +134,7 @@ class Simulation:
         self.kills: Counter[tuple[int, int]] = Counter()
         self.runs: Counter[tuple[int, int]] = Counter()
         self.attempts: dict[tuple[int, int], int] = {}
+        self.failed_on: dict[tuple[int, int], int] = {}
         self.events: list[ItemEvent] = []
         self.ended: Counter[int] = Counter()
         self.submitted = 0
@@ -253,6 +255,7 @@ class Simulation:
                         self.told.add((node.id, position))
                 case ItemEvent():
                     self.events.append(command)
+                    self.failed_on[command.node.id, command.position] = command.failure.attempt
                 case NodeEnded(node):
                     self.ended[node.id] += 1
                 case _:
@@ -265,26 +268,27 @@ class Simulation:
         positions = list(flight.chunk.positions)
         assert positions == sorted(set(positions))
         for stage, node in enumerate(flight.nodes):
+            others = [
+                other
+                for other in self.machine.flights.values()
+                if other is not flight and node in other.nodes
+            ]
             for position in positions:
                 key = (node.id, position)
                 if node.options.persist:
                     assert key not in self.told, f"{key} was completed and is handed out again"
-                for other in self.machine.flights.values():
-                    if other is not flight and node in other.nodes:
-                        assert not other.holds(position) or self.machine_done(other, node, position)
+                for other in others:
+                    assert not other.holds(position) or node is not other.nodes[0]
                 assert flight.attempts[stage] >= self.attempts.get(key, 0)
+                assert flight.attempts[stage] > self.failed_on.get(key, 0)
+                if not node.options.persist and len(node.consumers) == 1:
+                    below = (node.consumers[0].id, position)
+                    assert below not in self.told, f"{key} runs again, and nobody needs it"
         self.check_column(flight, positions)
-        job = Job(flight, limit=len(positions))
+        job = Job(flight, positions, limit=len(positions))
         job.pending = [[] for _ in flight.nodes]
         job.passed = [[] for _ in flight.nodes]
         self.jobs[flight.id] = job
-
-    @staticmethod
-    def machine_done(other: Flight, node: Node, position: int) -> bool:
-        """A flight may still list an item whose stage is over there (a later stage goes on)."""
-        stage = other.nodes.index(node)
-        here = Positions.span(position, position + 1)
-        return not node.items.select(here, ItemState.RUNNING).runs or stage > 0
 
     def check_column(self, flight: Flight, positions: list[int]) -> None:
         first = flight.nodes[0]
@@ -352,7 +356,7 @@ class Simulation:
 
     def run_item(self, job: Job) -> bool:
         """Run one item through all stages; False if the worker died of it."""
-        position = list(job.flight.chunk.positions)[job.index]
+        position = job.positions[job.index]
         job.index += 1
         for stage, node in enumerate(job.flight.nodes):
             key = (node.id, position)

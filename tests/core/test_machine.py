@@ -15,7 +15,7 @@ from headrace.core.nodes import NodeOptions
 from core.oracle import expected
 from core.simulated import Faults, NodeSpec, Script, Simulation
 
-SETTINGS = settings(max_examples=300, deadline=None, print_blob=True)
+SETTINGS = settings(max_examples=100, deadline=None, print_blob=True)
 SEEDS = st.integers(0, 2**20)
 SCRIPTS = st.builds(
     Script,
@@ -139,7 +139,7 @@ FAULTS = st.builds(
 )
 
 
-@settings(SETTINGS, max_examples=600)
+@settings(SETTINGS, max_examples=150)
 @given(graphs(), SEEDS, FAULTS, st.integers(1, 4))
 def test_user_failures_count_the_same_under_faults(
     specs: list[NodeSpec], seed: int, faults: Faults, slots: int
@@ -169,7 +169,7 @@ CANCELS = st.lists(
 )
 
 
-@settings(SETTINGS, max_examples=1000)
+@settings(SETTINGS, max_examples=250)
 @given(graphs(fail_fast=True), SEEDS, FAULTS, CANCELS, st.integers(1, 4))
 def test_everything_ends_whatever_happens(
     specs: list[NodeSpec],
