@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
 from . import marks as marks_memory
@@ -34,16 +34,18 @@ from .wire import Hello, Setup, Unpacker, Writer, versions
 
 Body: TypeAlias = Callable[..., None]
 _OOM_SCORE = 500
-_MARKS_EVERY = 0.25
 _NAG_SECONDS = 0.05
 
 
 class Child:
     """One child: the reader thread feeds it, the main thread runs."""
 
-    def __init__(self, source: int, target: int, marks: memoryview, *, shared: bool) -> None:
+    def __init__(self, source: int, target: int, marks: memoryview | None) -> None:
         self.source, self.writer = source, Writer(target)
-        self.marks, self.shared = marks, shared
+        self.shared = marks is not None
+        # The body only reads and sets words, so what tells of them may stand for memory.
+        told = marks_memory.Told(lambda words: self.writer.send("marks", words))
+        self.marks = marks if marks is not None else cast("memoryview", told)
         self.setup = Setup()
         self.inbox: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
         self.asked: dict[tuple[str, int], int] = {}
@@ -118,8 +120,6 @@ class Child:
         threading.Thread(target=self.read, name="headrace-reader", daemon=True).start()
         self.ready.wait()
         self.prepare()
-        if not self.shared:
-            threading.Thread(target=self.send_marks, name="headrace-marks", daemon=True).start()
         body = _load(self.setup.body)
         while not self.leaving and (message := self.inbox.get()) is not None:
             self.run_batch(body, *message)
@@ -199,17 +199,6 @@ class Child:
         send = self.writer.send
         return lambda report: send("report", report)
 
-    def send_marks(self) -> None:
-        """Tell a supervisor that cannot see the marks where the batch is."""
-        last: tuple[int, ...] = ()
-        while True:
-            time.sleep(_MARKS_EVERY)
-            words = list(self.marks)
-            if words[Mark.RUNNING] >= 0 and tuple(words) != last:
-                last = tuple(words)
-                words[Mark.SINCE_NS] = time.monotonic_ns() - words[Mark.SINCE_NS]
-                self.writer.send("marks", tuple(words))
-
 
 def _refusal(error: Exception, worker: WorkerInfo) -> End:
     import cloudpickle
@@ -263,13 +252,13 @@ def main() -> None:
     options = parser.parse_args()
     faulthandler.enable()
     _die_first()
-    words, shared = marks_memory.private(), False
+    words = None
     if options.marks:
         with suppress(OSError, ValueError):
-            words, shared = marks_memory.attach(options.marks), True
-    child = Child(source, target, words, shared=shared)
+            words = marks_memory.attach(options.marks)
+    child = Child(source, target, words)
     told = versions(libraries=options.libraries)
-    child.writer.send("hello", Hello(child.info.pid, child.info.host, told, shared))
+    child.writer.send("hello", Hello(child.info.pid, child.info.host, told, child.shared))
     atexit.register(_end_group, 0)  # registered first, so it comes last
     pandas_later.defer()
     child.run()

@@ -253,7 +253,7 @@ class Process:
     def _take_marks(self, words: tuple[int, ...]) -> None:
         for word in (Mark.STAGE, Mark.STARTED, Mark.RUNNING):
             self.marks[word] = words[word]
-        self.marks[Mark.SINCE_NS] = time.monotonic_ns() - words[Mark.SINCE_NS]
+        self.marks[Mark.SINCE_NS] = time.monotonic_ns()
 
     def _write(self) -> None:
         while self._outgoing and self._open:

@@ -6,6 +6,7 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..core.interfaces import Mark
@@ -27,6 +28,37 @@ def attach(path: str) -> memoryview:
         return memoryview(mmap.mmap(descriptor, _SIZE)).cast("q")
     finally:
         os.close(descriptor)
+
+
+class Told:
+    """Marks for a supervisor that cannot see them: it is told of each item before that one runs.
+
+    So it knows which item ran even when the process dies in it, or keeps the GIL.
+
+    Parameters
+    ----------
+    tell
+        Takes the words; in place of the time there is 0, as clocks differ.
+    """
+
+    def __init__(self, tell: Callable[[tuple[int, ...]], None]) -> None:
+        self._tell = tell
+        self._words = [0] * len(Mark)
+        self._words[Mark.RUNNING] = -1
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, word: int) -> int:
+        return self._words[word]
+
+    def __setitem__(self, word: int, value: int) -> None:
+        words = self._words
+        before, words[word] = words[word], value
+        moved = word == Mark.RUNNING or (word == Mark.STAGE and value != before)
+        if moved and words[Mark.RUNNING] >= 0:
+            started = max(words[Mark.STARTED], words[Mark.RUNNING] + 1)
+            self._tell((words[Mark.CONTROL], words[Mark.RUNNING], words[Mark.STAGE], 0, started))
 
 
 class Shared:

@@ -11,7 +11,7 @@ From the child::
 
     ("hello", Hello)                    first, once
     ("report", Report)                  the last of a batch has ``end``
-    ("marks", (word, ...))              now and then, where the marks are not shared
+    ("marks", (word, ...))              before each item, where the marks are not shared
     ("stale", run_id, batch)            the batch needs a fresh process; nothing of it ran
 """
 

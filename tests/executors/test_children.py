@@ -270,15 +270,18 @@ def shell():
     slot.close()
 
 
-def test_without_shared_marks_death_is_told_with_what_is_known(shell):
-    end = run(shell, [("ok",), ("sleep", 1.0), ("kill", signal.SIGKILL)]).end()
+def test_without_shared_marks_death_names_the_running_item(shell):
+    end = run(shell, [("ok",), ("ok",), ("kill", signal.SIGKILL), ("ok",)]).end()
     assert end.outcome is Outcome.DIED
     assert "SIGKILL" in end.cause
-    assert end.suspects[:2] == (100, 101)
+    assert end.suspects == (100, 101, 102)
+    assert end.running == (0, 102)
 
 
 def test_without_shared_marks_limits_and_kills_work(shell):
-    assert run(shell, [("ok",), ("spin", 60)], timeout=1.0).end().outcome is Outcome.TIMEOUT
+    for step in ("spin", "gil"):
+        end = run(shell, [("ok",), (step, 60)], timeout=1.0).end()
+        assert (end.outcome, end.running) == (Outcome.TIMEOUT, (0, 101))
     heard, thread = controlled(shell, [("sleep", 60)], Control.KILL, 30.0)
     assert heard.end(10).outcome is Outcome.KILLED
     thread.join()
