@@ -254,8 +254,10 @@ def final_state(node: Node) -> str:
         return "Crashed" if counts[ItemState.CRASHED] == failed else "Failed"
     if counts[ItemState.CANCELLED]:
         return "Cancelled"
-    skipped = 0 if node.link is not None and node.link.good else counts[ItemState.SKIPPED]
-    if skipped:
+    skipped = counts[ItemState.SKIPPED]
+    if node.link is not None and node.link.good:
+        skipped -= sum(node.link.items.counts[ItemState.FAILED :])
+    if skipped > 0:
         return "Skipped" if skipped == size else "Failed"
     return "Completed"
 

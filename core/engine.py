@@ -23,7 +23,7 @@ from . import logs, pools, records, specs
 from .calls import Call
 from .commands import Ask, BatchEnded, Command, Committed, Feed, ItemEvent, NodeEnded, Submit
 from .dispatch import Dispatcher
-from .errors import Cancelled, HeadraceError, HistoryError, MappingError, StorageError
+from .errors import Cancelled, HeadraceError, HistoryError, MappingError, RunError, StorageError
 from .feeding import Feeder
 from .futures import Future, MapFuture
 from .interfaces import (
@@ -45,6 +45,7 @@ from .notes import Notes
 from .outcomes import exception_of, from_record, item_message, name_of, node_message, state_name
 from .packing import Dependency, dependency_of, pack
 from .registry import open_display
+from .returns import not_kept
 from .retries import Judge, Verdicts, delay_of
 from .scribe import Scribe
 from .showing import Show
@@ -413,6 +414,9 @@ class Engine:
 
     def manifest(self, node: Node) -> Manifest:
         """See `EngineAPI.manifest`."""
+        good = node.items.where(*GOOD)
+        if node.items.kept(good) != good:
+            raise RunError(not_kept(node))
         winners = list(node.items.winners())
         return Manifest(
             node.id,

@@ -111,12 +111,10 @@ class LoadedStage:
 
 def materialised(value: Any) -> Any:
     """A value that can be both committed and passed on: an iterator would be used up by the first."""
-    if isinstance(value, Iterator):
-        return list(value)
     read_all = getattr(value, "read_all", None)
     if read_all is not None and type(value).__module__.startswith("pyarrow"):
         return read_all()
-    return value
+    return list(value) if isinstance(value, Iterator) else value
 
 
 class _Cache:

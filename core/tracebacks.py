@@ -99,7 +99,8 @@ def formatted(error: BaseException) -> str:
     """Format an exception with the user's own frames first; headrace's frames are left out."""
     try:
         user = _user_frames(error.__traceback__)
-        if error.__cause__ is None and error.__context__ is None:
+        alone = error.__cause__ is None and error.__context__ is None
+        if alone and not isinstance(error, BaseExceptionGroup):
             return "".join([_frames_text(user), *traceback.format_exception_only(error)])
         return "".join(traceback.format_exception(type(error), error, user))
     except Exception as broken:  # a user's __str__ or source may raise anything

@@ -86,6 +86,8 @@ class Faults:
     unmarked: float = 0.0
     """Deaths of which no mark tells the item."""
     recall: float = 0.0
+    repeat: float = 0.0
+    """Reports that come twice."""
 
 
 @dataclass(eq=False)
@@ -317,6 +319,8 @@ class Simulation:
 
     def tell(self, report: Report) -> None:
         self.take(self.machine.report(report, self.now))
+        if report.end is None and self.rng.random() < self.faults.repeat:
+            self.take(self.machine.report(report, self.now))
 
     # ------------------------------------------------------------------------------- workers
 

@@ -136,6 +136,7 @@ FAULTS = st.builds(
     late=st.sampled_from((0.0, 0.3, 1.0)),
     unmarked=st.sampled_from((0.0, 0.5, 1.0)),
     recall=st.sampled_from((0.0, 0.3)),
+    repeat=st.sampled_from((0.0, 0.3)),
 )
 
 
