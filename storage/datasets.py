@@ -18,7 +18,7 @@ from .pieces import Piece, Scan
 from .unifying import unified
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_BINARY_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 DEFAULT_PARTITION_BYTES = 64 << 20
 
 
@@ -159,8 +159,10 @@ class Dataset:
         return pa.Table.from_batches(held, schema=self.schema)
 
     def to_arrow_dataset(self) -> Any:
-        """A `pyarrow.dataset.Dataset` over the files where they can be scanned as they are, else
-        over the rows in memory."""
+        """The rows as a `pyarrow.dataset.Dataset`.
+
+        It scans the files where they can be scanned as they are, else it holds the rows in memory.
+        """
         from .scanning import arrow_dataset
 
         return arrow_dataset(self._pieces, self._scan(), self.to_table)
@@ -369,7 +371,7 @@ def parse_bytes(size: int | str) -> int:
     if isinstance(size, int):
         return size
     match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", size)
-    unit = _UNITS.get(match[2].lower()) if match else None
+    unit = (_UNITS | _BINARY_UNITS).get(match[2].lower()) if match else None
     try:
         if match is None or unit is None:
             raise ValueError

@@ -78,11 +78,10 @@ def scalar_drafts(pending: Flat) -> Iterator[Draft]:
     What Arrow's type does not hold (a huge int, a lone surrogate) goes into one of pickled values.
     """
     where, started, ended, (values,) = _split(pending)
-    types = set(map(type, values))
-    if len(types) == 1:
-        yield from _one_type(types.pop(), where, started, ended, values)
+    codes = list(dict.fromkeys(map(type, values)))
+    if len(codes) == 1:
+        yield from _one_type(codes[0], where, started, ended, values)
         return
-    codes = list(types)
     number = {cls: i for i, cls in enumerate(codes)}
     each = np.fromiter((number[type(v)] for v in values), np.int8, len(values))
     for cls in codes:

@@ -274,13 +274,13 @@ class ArrowEncoder:
 
     def _put(self, draft: Draft) -> tuple[Part, bytes | None]:
         table, items = draft.table, draft.items
-        format = choose_format(self._format, self._remote, table.schema, table.num_rows)
+        layout = choose_format(self._format, self._remote, table.schema, table.num_rows)
         header = header_of(self._header, draft)
-        data = encode_partition(table, header, items, format, compress=self._remote)
+        data = encode_partition(table, header, items, layout, compress=self._remote)
         checksum = checksum_of(data)
-        path = part_path(header, self._number, checksum, format)
+        path = part_path(header, self._number, checksum, layout)
         self._objects.write(path, data)
-        part = Part(path, format, draft.kind, data.size, table.num_rows, checksum)
+        part = Part(path, layout, draft.kind, data.size, table.num_rows, checksum)
         return part, data.to_pybytes() if data.size <= self._inline_bytes else None
 
     def _put_spooled(self, draft: Draft) -> Part:

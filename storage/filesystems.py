@@ -55,7 +55,7 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
 
 
 def _google(options: dict[str, Any]) -> Any:
-    """gcsfs without its probe of each bucket's type over gRPC, unless its variable asks for that.
+    """Gcsfs without its probe of each bucket's type over gRPC, unless its variable asks for that.
 
     The probe stalls for a minute per bucket wherever that port is closed: emulators, closed networks.
     gcsfs reads the variable when it is imported, which may have happened already.

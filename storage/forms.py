@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -39,7 +39,7 @@ class Form:
     raw: bool = False
     """What is frozen in this form is the Python value, or a copy of it, and not an Arrow array."""
 
-    def field(self, name: str) -> pa.Field:
+    def field(self, name: str) -> Any:
         """The column's field; a pickled one is marked as an extension that any reader passes over."""
         if self.restore != PICKLE:
             return pa.field(name, self.type)
@@ -144,7 +144,7 @@ def _inferred(value: Any) -> tuple[Form, Any] | None:
 
 
 def _datetime(value: datetime) -> tuple[Form, Any] | None:
-    if value.tzinfo is not timezone.utc:
+    if value.tzinfo is not UTC:
         return _inferred(value)
     if value.fold:
         return None
@@ -269,7 +269,7 @@ def exactly_equal(a: Any, b: Any) -> bool:
     if cls is not type(b):
         return False
     if cls is float:
-        return a == b and (a != 0 or struct.pack("d", a) == struct.pack("d", b)) or _same_nan(a, b)
+        return _same_bits(a, b)
     if cls is list:
         return len(a) == len(b) and all(map(exactly_equal, a, b))
     if cls is dict:
@@ -286,8 +286,9 @@ def exactly_equal(a: Any, b: Any) -> bool:
     return cls in (int, bool, str, bytes, type(None), date, timedelta) and bool(a == b)
 
 
-def _same_nan(a: float, b: float) -> bool:
-    return a != a and b != b and struct.pack("d", a) == struct.pack("d", b)
+def _same_bits(a: float, b: float) -> bool:
+    """Tells 0.0 from -0.0, and one nan from another."""
+    return struct.pack("d", a) == struct.pack("d", b)
 
 
 # --------------------------------------------------------------------------------- whole columns
@@ -305,13 +306,8 @@ def array_of(form: Form, frozen: Any) -> Any:
         return frozen
     if form.raw:
         return pa.array(frozen, form.type)
-    empty: Any = None
-    arrays: list[Any] = []
-    for array in frozen:
-        if array is None:
-            empty = pa.nulls(1, form.type) if empty is None else empty
-            array = empty
-        arrays.append(array)
+    null = pa.nulls(1, form.type)
+    arrays = [null if array is None else array for array in frozen]
     return pa.concat_arrays(arrays) if arrays else pa.array([], form.type)
 
 
@@ -328,7 +324,7 @@ def _restore_pickle(array: Any, argument: str, where: str) -> list[Any]:
 
 
 def _restore_utc(array: Any, argument: str, where: str) -> list[Any]:
-    return [None if v is None else v.replace(tzinfo=timezone.utc) for v in array.to_pylist()]
+    return [None if v is None else v.replace(tzinfo=UTC) for v in array.to_pylist()]
 
 
 def _restore_tuple(array: Any, argument: str, where: str) -> list[Any]:
@@ -404,16 +400,19 @@ def merged_type(a: Any, b: Any) -> Any | None:
     if pa.types.is_struct(a) and pa.types.is_struct(b):
         if [f.name for f in a] != [f.name for f in b]:
             return None
-        children = [merged_type(f.type, g.type) for f, g in zip(a, b, strict=True)]
-        if any(child is None for child in children):
-            return None
-        return pa.struct([pa.field(f.name, c) for f, c in zip(a, children, strict=True)])
+        fields: list[Any] = []
+        for f, g in zip(a, b, strict=True):
+            child = merged_type(f.type, g.type)
+            if child is None:
+                return None
+            fields.append(pa.field(f.name, child))
+        return pa.struct(fields)
     return None
 
 
 def merged_form(a: Form, b: Form) -> Form | None:
     """One form for both, such that every value still comes back exactly; None if there is none."""
-    if a == b or b == NULL:
+    if b in (a, NULL):
         return a
     if a == NULL:
         return b

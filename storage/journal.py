@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -120,8 +121,10 @@ class SegmentJournal:
         return last + 1, [record for segment in segments for record in segment]
 
     def _segment(self, number: int) -> list[Mapping[str, Any]]:
-        """Records of one segment. What cannot be read is passed over with a warning: the partitions
-        that it lists tell of themselves."""
+        """Records of one segment.
+
+        What cannot be read is passed over with a warning: the partitions tell of themselves.
+        """
         path = segment_path(number)
         try:
             lines = self._objects.read(path).split(b"\n")
@@ -196,6 +199,7 @@ def manifest_record(manifest: Manifest) -> dict[str, Any]:
         "lost": _flat(manifest.lost),
         "parts": [receipt.part.path for receipt in manifest.receipts],
         "winners": [_flat(won) for won in manifest.winners],
+        "schema": None if manifest.schema is None else b64encode(manifest.schema).decode(),
     }
 
 
@@ -220,6 +224,7 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
         record["total"],
         _runs(record["lost"]),
         tuple(_runs(won) for won in record["winners"]),
+        None if record["schema"] is None else b64decode(record["schema"]),
     )
 
 

@@ -31,7 +31,7 @@ class PartPiece:
     run: ArrowRunStore
     part: Part
     first: int
-    rows: int  # type: ignore[assignment]
+    rows: int
     inline: bytes | None = None
 
     def __reduce__(self) -> Any:
@@ -114,7 +114,8 @@ def _holds_rows(manifest: Manifest) -> bool:
             by_kind.setdefault(kind in _ROWS, receipt)
     if len(by_kind) > 1:
         told = ", ".join(
-            f"item {r.positions.runs[0][0]} is of kind {r.part.kind!r}" for r in by_kind.values()
+            f"item {r.positions.runs[0][0]} is of kind {r.part.kind!r}"
+            for r in sorted(by_kind.values(), key=lambda r: r.positions.runs)
         )
         raise ConfigurationError(
             f"the items of {manifest.key!r} make no one dataset, some are rows and some are not: "

@@ -96,7 +96,12 @@ def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], bool]:
     if info is not None:
         return _files(filesystem.find(path, detail=True)), True
     if any(character in path for character in "*?["):
-        return dict(sorted(_files(filesystem.glob(path, detail=True)).items())), False
+        found = _files(filesystem.glob(path, detail=True))
+        if not path.rpartition("/")[2].startswith("."):  # as a shell has it
+            found = {
+                n: info for n, info in found.items() if not PurePosixPath(n).name.startswith(".")
+            }
+        return dict(sorted(found.items())), False
     return {}, False
 
 

@@ -11,11 +11,10 @@ import re
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from ..core.errors import DamagedPartitionError
@@ -96,7 +95,6 @@ class PartitionWriter:
         self._compress = compress
         self._sample = sample
         self._writer: Any = None
-        self._held: list[Any] = []
 
     def write(self, table: Any) -> None:
         """Add rows. An Arrow file's footer is fixed when it is opened, so `open_arrow` comes first."""
@@ -104,12 +102,13 @@ class PartitionWriter:
             self._writer.write_table(table)
             return
         if self._writer is None:
+            sample = table if self._sample is None else self._sample
             self._writer = pq.ParquetWriter(
                 self._sink,
                 self._schema,
                 compression="zstd",
                 compression_level=1,
-                use_dictionary=dictionary_columns(table if self._sample is None else self._sample),
+                use_dictionary=cast(bool, dictionary_columns(sample)),
                 write_page_checksum=True,
             )
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -120,15 +119,17 @@ class PartitionWriter:
             compression=pa.Codec("zstd", 1) if self._compress else None,
             use_threads=False,
         )
-        self._writer = pa.ipc.new_file(self._sink, self._schema, options=options, metadata=metadata)
+        new_file: Any = pa.ipc.new_file  # its stubs lack `metadata`
+        self._writer = new_file(self._sink, self._schema, options=options, metadata=metadata)
 
     def close(self, metadata: dict[bytes, bytes]) -> None:
         """Write the footer."""
+        if self._writer is None:
+            self.write(self._schema.empty_table())
+        writer: Any = self._writer
         if self.format == PARQUET:
-            if self._writer is None:
-                self.write(self._schema.empty_table())
-            self._writer.add_key_value_metadata(metadata)
-        self._writer.close()
+            writer.add_key_value_metadata(metadata)
+        writer.close()
 
 
 def footer_entries(header: Header, items: ItemTable) -> dict[bytes, bytes]:
@@ -196,6 +197,7 @@ class PartitionReader:
     def __init__(self, source: Any, format: str, where: str) -> None:
         self.where = where
         self.format = format
+        self._file: Any
         try:
             if format == ARROW:
                 self._file = pa.ipc.open_file(source)

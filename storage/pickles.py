@@ -25,7 +25,7 @@ def dump(value: Any) -> bytes:
     """
     try:
         data = pickle.dumps(value, protocol=5)
-    except Exception:  # whatever a __reduce__ raises: cloudpickle may know how
+    except Exception:  # noqa: BLE001 - whatever a __reduce__ raises: cloudpickle may know how
         return _dump_by_value(value)
     if any(name in data for name in _BY_REFERENCE) or cloudpickle.list_registry_pickle_by_value():
         return _dump_by_value(value)

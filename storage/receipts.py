@@ -41,10 +41,10 @@ def read_receipts(objects: Objects, run_id: str, prefix: str) -> list[Receipt]:
 def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
     named = path_checksum(info.path)
     assert named is not None
-    checksum, format = named
+    checksum, kind = named
     where = objects.url_of(info.path)
     try:
-        reader = PartitionReader(_footer_source(objects, info), format, where)
+        reader = PartitionReader(_footer_source(objects, info), kind, where)
         items = unpack_items(reader.packed_items, where)
     except (DamagedPartitionError, NotFoundError) as error:
         _logger.warning("left out: %s", error)
@@ -53,7 +53,7 @@ def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
     if header.run != run_id or header.items != len(items) or not len(items):
         _logger.warning("left out: %s is of another run", where)
         return None
-    part = Part(info.path, format, header.kind, info.bytes, items.total_rows, checksum)
+    part = Part(info.path, kind, header.kind, info.bytes, items.total_rows, checksum)
     return receipt_from(header.node, header.batch, header.attempt, part, items, None)
 
 
@@ -119,7 +119,7 @@ class RangeFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        end = self._size if size < 0 else min(self._size, self._at + size)
         if end <= self._at:
             return b""
         data = self._objects.read(self._path, self._at, end)

@@ -171,7 +171,7 @@ class Bundle:
         shapes = list(dict.fromkeys(group.keys for group in self.groups))
         row_shapes = None
         if len(self.groups) > 1:
-            table = table.take(pa.array(order))
+            table = table.take(order)
             number = {keys: i for i, keys in enumerate(shapes)}
             each = [np.full(len(g), number[g.keys], np.int32) for g in self.groups]
             row_shapes = np.concatenate(each)[order] if len(shapes) > 1 else None

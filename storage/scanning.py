@@ -35,7 +35,7 @@ _TEXT_ROWS = 65536
 
 @lru_cache(maxsize=8)
 def arrow_format(name: str) -> Any:
-    """pyarrow's file format of a headrace format name."""
+    """Pyarrow's file format of a headrace format name."""
     makers: dict[str, Callable[[], Any]] = {
         "parquet": ds.ParquetFileFormat,
         "arrow": ds.IpcFileFormat,
@@ -57,7 +57,7 @@ class FilePiece:
     """ETag, or modification time: changes when the file does."""
     modified: float = 0.0
     groups: tuple[int, ...] | None = None
-    rows: int | None = None  # type: ignore[assignment]
+    rows: int | None = None
     group_bytes: int = 0
     constants: tuple[tuple[str, Any], ...] = ()
     """Columns that the file's folder tells (``year=2026/``), as (name, `pyarrow.Scalar`)."""
@@ -76,7 +76,7 @@ class FilePiece:
         return f"{self.name}:{self.size}:{self.stamp}:{self.format}:{groups}"
 
     def fragment(self) -> Any:
-        """pyarrow's fragment; opens nothing."""
+        """Pyarrow's fragment; opens nothing."""
         options: dict[str, Any] = {}
         if self.groups is not None:
             options["row_groups"] = list(self.groups)
@@ -93,10 +93,13 @@ class FilePiece:
             return TEXT_SCHEMA
         if self.format == "files":
             return FILES_SCHEMA
-        own = self._guard(lambda: self.fragment().physical_schema.remove_metadata())
+        own = self._guard(self._physical_schema)
         for name, value in self.constants:
             own = own.append(pa.field(name, value.type))
         return own
+
+    def _physical_schema(self) -> Any:
+        return self.fragment().physical_schema.remove_metadata()
 
     def count(self) -> int:
         if self.rows is not None:
@@ -194,7 +197,7 @@ class FilePiece:
             reader = io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=None)
             lines: list[str] = []
             for line in reader:
-                lines.append(line[:-1] if line.endswith("\n") else line)
+                lines.append(line.removesuffix("\n"))
                 if len(lines) >= _TEXT_ROWS:
                     yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
                     lines = []
@@ -264,8 +267,8 @@ class TablePiece:
 def arrow_dataset(pieces: Sequence[Piece], scan: Scan, to_table: Callable[[], Any]) -> Any:
     """The pieces as a `pyarrow.dataset.Dataset` in the same order."""
     scannable = scan.columns is None and scan.filter is None
-    fragments = [_fragment(piece) for piece in pieces] if scannable else [None]
-    if not pieces or any(fragment is None for fragment in fragments):
+    fragments: list[Any] = [_fragment(piece) for piece in pieces] if scannable else []
+    if not fragments or any(fragment is None for fragment in fragments):
         return ds.dataset(to_table())
     formats = {type(fragment.format) for fragment in fragments}
     if len(formats) > 1:

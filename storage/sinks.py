@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -214,7 +214,7 @@ class DatasetWriter:
                 sink,
                 self._schema,
                 compression="zstd",
-                use_dictionary=dictionary_columns(sample),
+                use_dictionary=cast(bool, dictionary_columns(sample)),
             )
         return pa.ipc.new_file(sink, self._schema)
 
@@ -222,7 +222,8 @@ class DatasetWriter:
         file = self._open[folder]
         if file.held or file.writer is None:
             self._spill(file)
-        file.writer.close()
+        writer: Any = file.writer
+        writer.close()
         file.sink.close()
         size = os.path.getsize(file.file)
         path = f"{folder}part-{self._number:05d}-{self._nonce}.{self._format}"

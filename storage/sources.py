@@ -48,7 +48,13 @@ class Source:
 
         if self.local:
             return fs.LocalFileSystem()
-        return fs.PyFileSystem(fs.FSSpecHandler(self.filesystem))
+        if self.location.scheme in ("s3", "gs"):
+            from .scanhandler import UncachedHandler
+
+            handler: Any = UncachedHandler
+        else:
+            handler = fs.FSSpecHandler
+        return fs.PyFileSystem(handler(self.filesystem))
 
     def show(self, path: str) -> str:
         """A path of this file system as a URL without secrets."""

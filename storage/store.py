@@ -119,7 +119,7 @@ class ArrowStore:
 
     def runs(self) -> list[str]:
         """Ids of the runs that have a prefix here."""
-        return [name for name in self._objects().folders() if _is_run_id(name)]
+        return [name for name in self.objects().folders() if _is_run_id(name)]
 
     def remove(self, run_id: str) -> int:
         """Delete a run's whole prefix; returns the bytes freed."""
@@ -135,7 +135,7 @@ class ArrowStore:
             objects.remove_tree()
         return sum(info.bytes for info in infos)
 
-    def _objects(self, folder: str = "") -> Objects:
+    def objects(self, folder: str = "") -> Objects:
         """The objects below the store or one of its folders; one connection per process."""
         key = (os.getpid(), self.location, repr(sorted(self.storage_options)), folder)
         found = _opened.get(key)
@@ -177,7 +177,7 @@ class ArrowRunStore:
     @property
     def objects(self) -> Objects:
         """The raw verbs below this prefix."""
-        return self.store._objects(self.run_id)
+        return self.store.objects(self.run_id)
 
     @property
     def url(self) -> str:
@@ -280,7 +280,7 @@ _caches: dict[int, PartCache] = {}
 
 def _cache() -> PartCache:
     """The process's opened partitions; a forked child starts with none."""
-    from .loading import OpenPart, PartCache
+    from .loading import PartCache
 
     found = _caches.get(os.getpid())
     if found is None:

@@ -13,10 +13,10 @@ import pickle
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import GeneratorType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,7 @@ class Spool:
                     frozen.extra,
                 )
             if is_row(first):
-                return self._dicts(first, iterator)
+                return self._dicts(cast(dict[str, Any], first), iterator)
             return [first, *iterator]
         except BaseException:
             with contextlib.suppress(OSError):
@@ -125,9 +125,9 @@ class Spool:
 
     def _tables(self, kind: str, tables: Iterator[Any], schema: Any, extra: str = "") -> Spooled:
         schema = self._schema or schema
-        format = choose_format(self._format, self._remote, schema, 1)
-        with self._open(schema, format) as (writer, sink):
-            if format == ARROW:
+        layout = choose_format(self._format, self._remote, schema, 1)
+        with self._open(schema, layout) as writer:
+            if layout == ARROW:
                 writer.open_arrow(_RESERVED)
             rows = 0
             for number, chunk in enumerate(_gathered(tables)):
@@ -140,14 +140,14 @@ class Spool:
                 HEADER_KEY: header.to_json().encode(),
                 ITEMS_KEY: pack_items(items).encode(),
             }
-            if format == ARROW and any(len(entries[k]) > len(v) for k, v in _RESERVED.items()):
+            if layout == ARROW and any(len(entries[k]) > len(v) for k, v in _RESERVED.items()):
                 raise UnstorableError(
                     "the description of a streamed frame is too long for its file: yield Arrow tables"
                 )
             writer.close(entries)
-        if format == ARROW:
+        if layout == ARROW:
             _patch(self._file, entries)
-        return self._finished(draft, format)
+        return self._finished(draft, layout)
 
     # -------------------------------------------------------------------------------- dicts
 
@@ -168,7 +168,7 @@ class Spool:
             [],
             None,
         ).table()
-        format = choose_format(self._format, self._remote, empty.schema, plan.rows)
+        layout = choose_format(self._format, self._remote, empty.schema, plan.rows)
         shapes = {keys: i for i, keys in enumerate(plan.shapes)}
         items = self._items(plan.rows)
         if len(shapes) > 1:
@@ -186,13 +186,13 @@ class Spool:
             HEADER_KEY: self._header_of(draft).to_json().encode(),
             ITEMS_KEY: pack_items(items).encode(),
         }
-        with self._open(empty.schema, format) as (writer, _):
-            if format == ARROW:
+        with self._open(empty.schema, layout) as writer:
+            if layout == ARROW:
                 writer.open_arrow(entries)
             for chunk in _chunks(spill):
                 writer.write(plan.table(chunk))
             writer.close(entries)
-        return self._finished(draft, format)
+        return self._finished(draft, layout)
 
     # ------------------------------------------------------------------------------- common
 
@@ -210,7 +210,7 @@ class Spool:
         return header_of(self._header, draft)
 
     @contextlib.contextmanager
-    def _open(self, schema: Any, format: str) -> Iterator[tuple[PartitionWriter, Any]]:
+    def _open(self, schema: Any, format: str) -> Generator[PartitionWriter]:
         if isinstance(self._objects, LocalObjects):
             self._file = self._objects.temporary(
                 f"data/{self._header.node:05d}/{self._header.batch:08d}"
@@ -220,10 +220,7 @@ class Spool:
             os.close(handle)
         try:
             with pa.OSFile(self._file, "wb") as sink:
-                yield (
-                    PartitionWriter(sink, schema, format, compress=self._remote, sample=None),
-                    sink,
-                )
+                yield PartitionWriter(sink, schema, format, compress=self._remote, sample=None)
         except OSError as error:
             if isinstance(error, StorageError) or error.errno is None:
                 raise

@@ -117,7 +117,7 @@ def _same_frame(a: Any, b: Any) -> bool:
     if not _same_index(a.index, b.index) or not a.equals(b):
         return False
     for i, dtype in enumerate(a.dtypes):
-        if dtype == object:
+        if dtype.kind == "O":
             left, right = a.iloc[:, i], b.iloc[:, i]
             if list(map(type, left)) != list(map(type, right)):
                 return False

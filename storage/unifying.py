@@ -47,7 +47,7 @@ def _one(name: str, seen: Sequence[tuple[Any, str]]) -> Any:
     groups = {_family(field.type) for field, _ in solid}
     if len(marks) > 1 or len(groups) > 1:
         raise _mismatch(name, seen)
-    kind = None
+    kind: Any = None
     for field, _ in sorted(solid, key=lambda pair: str(pair[0].type)):
         kind = field.type if kind is None else _wider(kind, field.type)
         if kind is None:

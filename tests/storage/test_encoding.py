@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ def test_small_partitions_ride_along(local_run: ArrowRunStore):
 
 
 def test_ids_of_inputs_are_kept(local_run: ArrowRunStore):
-    one = encoder(local_run)
+    one: Any = encoder(local_run)
     one.add(0, 1, 1, 2)
     one.add(1, 2, 1, 2)
     (receipt,) = one.flush(inputs=lambda position: f"id-{position}")
@@ -222,7 +222,7 @@ def test_a_generators_error_passes_through_and_leaves_nothing(local_run: ArrowRu
 def test_a_stated_schema_is_a_contract(local_run: ArrowRunStore):
     import dataclasses
 
-    schema = pa.schema([("a", pa.int16()), pa.field("b", pa.string(), nullable=False)])
+    schema = pa.schema([pa.field("a", pa.int16()), pa.field("b", pa.string(), nullable=False)])
     spec = dataclasses.replace(SPEC, schema=schema.serialize().to_pybytes())
     one = encoder(local_run, spec=spec)
     one.add(0, pa.table({"b": ["x"], "a": [1]}), 1, 2)
@@ -319,4 +319,4 @@ def test_plain_readers_see_the_data_columns_only(local_run: ArrowRunStore, tmp_p
     path = f"{tmp_path}/r/{receipt.part.path}"
     assert ds.dataset(path).to_table().to_pydict() == expected
     assert pl.read_parquet(path).to_dict(as_series=False) == expected
-    assert duckdb.sql(f"select a, b from '{path}' where a > 3").fetchall() == [(4, "4")]
+    assert cast(Any, duckdb).sql(f"select a, b from '{path}' where a > 3").fetchall() == [(4, "4")]

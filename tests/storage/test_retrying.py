@@ -1,6 +1,5 @@
 """What passes is tried again; what stays is told at once; a lost answer is not a lost race."""
 
-import asyncio
 import errno
 from typing import Any
 
@@ -43,7 +42,7 @@ def boto(code: str, status: int) -> BaseException:
         client_exceptions.ServerDisconnectedError(),
         client_exceptions.ClientOSError(errno.ECONNRESET, "reset"),
         client_exceptions.ClientPayloadError("cut"),
-        asyncio.TimeoutError(),
+        TimeoutError(),
         FSTimeoutError(),
         ConnectionResetError(),
         OSError(errno.ESTALE, "stale"),

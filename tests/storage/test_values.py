@@ -5,9 +5,9 @@ import datetime as dt
 import enum
 import math
 import struct
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -42,7 +42,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, (pa.Table, pa.RecordBatch)):
-        return a.equals(b, check_metadata=True)
+        return bool(a.equals(b, check_metadata=True))
     if isinstance(a, pd.DataFrame):
         pd.testing.assert_frame_equal(a, b, check_freq=True, check_flags=True)
         return True
@@ -77,7 +77,10 @@ class Point:
     y: list[int]
 
 
-Pair = namedtuple("Pair", "a b")  # noqa: PYI024
+class Pair(NamedTuple):
+    a: int
+    b: int
+
 
 BERLIN = ZoneInfo("Europe/Berlin")
 RNG = np.random.default_rng(0)
@@ -193,7 +196,7 @@ EXAMPLES: list[Any] = [
     pa.table({"a": [1]}).replace_schema_metadata({"k": "v"}),
     pa.table({}),
     pa.table({"a": pa.array(["x", "y", "x"]).dictionary_encode()}),
-    pa.table([[1], [2]], names=["same", "same"]),
+    pa.table([pa.array([1]), pa.array([2])], names=["same", "same"]),
     pa.table({"a": pa.array([], pa.int8())}),
     pa.table({"a": pa.array([1, 2], pa.time32("s")), "b": pa.nulls(2)}),
     pa.record_batch({"a": [1, 2]}),

@@ -1,0 +1,25 @@
+"""fsspec files for pyarrow's readers, without fsspec's read-ahead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+
+class UncachedHandler(fs.FSSpecHandler):
+    """Opens files for random access without a cache of fsspec's.
+
+    pyarrow coalesces its reads itself: reading ahead on top of that fetched twice as much, and gcsfs'
+    background prefetcher outlives readers that stop early.
+    """
+
+    def open_input_file(self, path: str) -> Any:
+        files: Any = self.fs  # fsspec's, whatever the stubs say
+        if not files.isfile(path):
+            raise FileNotFoundError(path)
+        return pa.PythonFile(files.open(path, mode="rb", cache_type="none"), mode="r")
+
+    def open_input_stream(self, path: str) -> Any:
+        return self.open_input_file(path)

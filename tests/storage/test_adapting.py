@@ -1,0 +1,109 @@
+"""The annotation decides the form in which Arrow data comes; other values pass unchanged."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Optional
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from storage.batches import commit
+
+from headrace.storage.adapting import adapt, form_of
+from headrace.storage.datasets import Dataset
+from headrace.storage.store import ArrowRunStore
+
+ROWS = [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+TABLE = pa.Table.from_pylist(ROWS)
+VALUES = [
+    TABLE,
+    TABLE.to_batches()[0],
+    TABLE.to_pandas(),
+    pl.DataFrame(TABLE),
+    pl.LazyFrame(TABLE),
+    ROWS,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda v: type(v).__name__)
+def test_every_form_becomes_every_other(value: Any):
+    def table_of(got: Any) -> Any:
+        return got.to_table() if isinstance(got, Dataset) else got.read_all()
+
+    assert adapt(value, pa.Table).to_pylist() == ROWS
+    assert adapt(value, pa.RecordBatch).to_pylist() == ROWS
+    assert adapt(value, list[dict]) == ROWS  # type: ignore[type-arg]
+    assert adapt(value, list[dict[str, Any]]) == ROWS
+    pd.testing.assert_frame_equal(adapt(value, pd.DataFrame), TABLE.to_pandas())
+    assert adapt(value, pl.DataFrame).rows() == [(1, "x"), (2, None)]
+    assert adapt(value, pl.LazyFrame).collect().rows() == [(1, "x"), (2, None)]
+    for streaming in (pa.RecordBatchReader, Dataset):
+        got = adapt(value, streaming)
+        assert isinstance(got, streaming)
+        assert table_of(got).to_pylist() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("annotation", "form"),
+    [
+        (Optional[pa.Table], "table"),  # noqa: UP045
+        (int | pd.DataFrame, "pandas"),
+        (Annotated[pl.DataFrame, "note"], "polars"),
+        (Sequence[dict[str, Any]], "rows"),
+        ("pa.Table", "table"),
+        ("pandas.DataFrame | None", "pandas"),
+        ("list[dict[str, int]]", "rows"),
+        (list[int], None),
+        (list, None),
+        (dict, None),
+        (Any, None),
+        (None, None),
+        (int, None),
+        ("int", None),
+        (pa.Array, None),
+    ],
+    ids=str,
+)
+def test_annotations_are_read(annotation: Any, form: str | None):
+    assert form_of(annotation) == form
+
+
+@pytest.mark.parametrize(
+    "value", [1, "x", None, [], [1], {"a": 1}, pa.array([1]), pd.Series([1])], ids=repr
+)
+def test_what_is_no_table_passes_unchanged(value: Any):
+    for annotation in (pa.Table, pd.DataFrame, list[dict[Any, Any]], int, None):
+        assert adapt(value, annotation) is value
+
+
+def test_the_wanted_form_passes_unchanged():
+    for value in VALUES[:5]:
+        assert adapt(value, type(value)) is value
+        assert adapt(value, None) is value
+        assert adapt(value, int) is value
+
+
+def test_a_nodes_values_come_in_the_form_that_is_asked_for(local_run: ArrowRunStore):
+    manifest = commit(local_run, [{"a": 1}, {"a": 2}, {"b": "x"}], [1])
+    assert local_run.load_all(manifest) == [{"a": 1}, {"a": 2}, {"b": "x"}]
+    assert local_run.load_all(manifest, list[dict[Any, Any]]) == [{"a": 1}, {"a": 2}, {"b": "x"}]
+    assert local_run.load_all(manifest, list) == [{"a": 1}, {"a": 2}, {"b": "x"}]
+    assert local_run.load_all(manifest, pa.Table).to_pydict() == {
+        "a": [1, 2, None],
+        "b": [None, None, "x"],
+    }
+    assert local_run.load_all(manifest, pl.DataFrame).shape == (3, 2)
+    assert isinstance(local_run.load_all(manifest, Dataset), Dataset)
+    lists = commit(local_run, [[{"a": 1}], [], [{"a": 2}]], node=1)
+    assert local_run.load_all(lists, list[dict[Any, Any]]) == [{"a": 1}, {"a": 2}]
+
+
+def test_frames_are_imported_by_those_who_use_them():
+    code = (
+        "import sys, headrace.storage.adapting as a, headrace.storage.encoding, headrace.storage.datasets;"
+        "assert a.adapt(1, 'pd.DataFrame') == 1;"
+        "assert not {'pandas', 'polars', 's3fs', 'gcsfs'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,421 @@
+"""Datasets: ordered and lazy, in partitions, written whole, from files of every format and scheme."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any, cast
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from storage.batches import commit
+
+from headrace.core.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    NotFoundError,
+    StorageError,
+)
+from headrace.core.interfaces import Loadable, Manifest
+from headrace.storage.datasets import (
+    Dataset,
+    Partition,
+    dataset_of_table,
+    open_dataset,
+    parse_bytes,
+)
+from headrace.storage.opening import MANIFEST
+from headrace.storage.sinks import DatasetWriter
+from headrace.storage.store import ArrowRunStore, ArrowStore
+
+ROWS = [{"a": i, "b": "x" * (i % 5)} if i % 3 else {"b": None, "c": i / 2} for i in range(40)]
+TABLE = pa.table(
+    {
+        "b": [row["b"] for row in ROWS],
+        "c": [row.get("c") for row in ROWS],
+        "a": [row.get("a") for row in ROWS],
+    }
+)
+
+
+@pytest.fixture
+def rows(run: ArrowRunStore) -> Dataset:
+    return run.dataset(commit(run, ROWS, [3, 9, 27], inline_bytes=0))
+
+
+def test_a_node_reads_as_a_table_in_item_order(rows: Dataset):
+    assert rows.schema.equals(TABLE.schema)
+    assert rows.num_rows == 40
+    assert rows.to_table().equals(TABLE)
+    assert rows.to_table(columns=["c", "a"], filter=[("a", ">", 35)]).to_pydict() == {
+        "c": [None, None],
+        "a": [37, 38],
+    }
+    assert rows.head(5).equals(TABLE.slice(0, 5))
+    assert pa.Table.from_batches(rows.iter_batches(), schema=rows.schema).equals(TABLE)
+    assert rows.to_arrow_dataset().to_table().equals(TABLE)
+    assert rows.to_arrow_dataset().count_rows(filter=ds.field("a") > 35) == 2
+    assert len(rows.files) == 4
+    assert rows.select(["a"]).to_table().equals(TABLE.select(["a"]))
+
+
+def test_other_tools_read_it_as_it_is(rows: Dataset):
+    assert pa.table(rows).equals(TABLE)
+    assert pl.DataFrame(rows).shape == (40, 3)
+    assert rows.to_polars()["a"].to_list() == TABLE["a"].to_pylist()
+    pd.testing.assert_frame_equal(pd.DataFrame.from_arrow(rows), TABLE.to_pandas())
+    pd.testing.assert_frame_equal(rows.to_pandas(), TABLE.to_pandas())
+    assert cast(Any, duckdb).sql("select count(*), sum(a) from rows").fetchall() == [
+        (40, sum(filter(None, TABLE["a"].to_pylist())))
+    ]
+
+
+def test_order_holds_where_partitions_interleave(local_run: ArrowRunStore):
+    values = [{"n": i} if i % 2 else [{"n": i}, {"n": i}] for i in range(20)]
+    dataset = local_run.dataset(commit(local_run, values))
+    assert dataset.to_table()["n"].to_pylist() == [n for i in range(20) for n in [i] * (2 - i % 2)]
+    assert dataset.to_arrow_dataset().to_table().equals(dataset.to_table())
+
+
+def test_items_of_many_kinds(local_run: ArrowRunStore):
+    def table(values: list[Any]) -> Any:
+        return local_run.dataset(commit(local_run, values)).to_table()
+
+    assert table([1, 2.5, None, True if False else 3]).to_pydict() == {
+        "value": [1.0, 2.5, None, 3.0]
+    }
+    assert table(
+        [{"a": 1}, None, [], pd.DataFrame({"a": [2, 3]}), pa.table({"b": ["x"]})]
+    ).to_pydict() == {
+        "a": [1, 2, 3, None],
+        "b": [None, None, None, "x"],
+    }
+    assert table([None, None]).to_pydict() == {"value": [None, None]}
+    assert table([(1, 2), (3,)]).to_pydict() == {"value": [[1, 2], [3]]}
+    assert (
+        table([{1}]).schema.field("value").metadata[b"ARROW:extension:name"] == b"headrace.pickle"
+    )
+    assert table([]).num_rows == 0
+    for values, told in [
+        ([1, "a"], r"(?s)'value'.*int64  in .*arrow.*string  in"),
+        ([{"a": 1}, {"a": "x"}], r"(?s)'a'.*int64.*string"),
+        ([1, {1}], "(?s)pickled objects"),
+        ([{"a": 1}, 5], "item 0 is of kind 'row', item 1 is of kind 'int'"),
+        ([2**53 + 1, 0.5], "without loss"),
+    ]:
+        with pytest.raises(ConfigurationError, match=told):
+            table(values)
+
+
+def test_no_items_make_an_empty_dataset_of_the_stated_schema(local_run: ArrowRunStore):
+    schema = pa.schema([("a", pa.int8())])
+    empty = local_run.dataset(Manifest(0, "k", (), 0, schema=schema.serialize().to_pybytes()))
+    assert empty.to_table().equals(schema.empty_table())
+    assert empty.partitions() == []
+    assert local_run.dataset(Manifest(0, "k", (), 0)).to_table().num_rows == 0
+
+
+# ----------------------------------------------------------------------------------- partitions
+
+
+@pytest.mark.parametrize(
+    "aim", [{"rows": 7}, {"rows": 1}, {"rows": 1000}, {"bytes": "1KB"}, {"files": 3}, {}], ids=str
+)
+def test_partitions_hold_all_rows_in_order(local_run: ArrowRunStore, aim: dict[str, Any]):
+    rows = local_run.dataset(commit(local_run, ROWS, [3, 9, 27], inline_bytes=0))
+    parts = rows.partitions(**aim)
+    assert all(isinstance(part, Loadable) for part in parts)
+    assert sum(part.rows for part in parts) == 40
+    if aim.get("rows") == 7:
+        assert [part.rows for part in parts] == [7, 7, 7, 7, 7, 5]
+    if aim == {"files": 3}:
+        assert len(parts) == 2
+    loaded = [part.__headrace_load__(None) for part in parts]
+    assert pa.concat_tables(loaded).equals(TABLE)
+    assert len({part.fingerprint for part in parts}) == len(parts)
+    assert [p.fingerprint for p in rows.partitions(**aim)] == [p.fingerprint for p in parts]
+
+
+def test_a_partition_is_a_small_handle_that_travels(local_run: ArrowRunStore):
+    dataset = local_run.dataset(commit(local_run, [{"a": "x" * 1000} for _ in range(500)]))
+    part = dataset.partitions(rows=100)[1]
+    handle = pickle.dumps(part)
+    assert len(handle) < 4000
+    again = pickle.loads(handle)
+    assert isinstance(again, Partition)
+    assert again.fingerprint == part.fingerprint
+    assert again.__headrace_load__(pd.DataFrame).shape == (100, 1)
+    assert again.__headrace_load__(pa.RecordBatchReader).read_all().num_rows == 100
+    assert again.__headrace_load__(list[dict[str, Any]])[0] == {"a": "x" * 1000}
+    assert 0 < part.bytes < dataset.bytes
+
+
+@pytest.mark.parametrize(
+    "aim", [{"rows": 0}, {"bytes": "-1"}, {"bytes": "many"}, {"rows": 1, "files": 1}, {"files": -1}]
+)
+def test_odd_aims_are_told(local_run: ArrowRunStore, aim: dict[str, Any]):
+    with pytest.raises(ConfigurationError):
+        dataset_of_table(TABLE).partitions(**aim)
+
+
+def test_sizes_are_read():
+    sizes = ["64MB", "64 MiB", "1.5kb", 7, "10", "2GiB"]
+    assert [parse_bytes(size) for size in sizes] == [64_000_000, 64 << 20, 1500, 7, 10, 2 << 30]
+
+
+# ------------------------------------------------------------------------------ files of all formats
+
+
+def folder_of(store: ArrowStore, files: dict[str, bytes]) -> str:
+    run = store.run("input")
+    for name, data in files.items():
+        run.write(name, data)
+    return run.url
+
+
+def parquet(table: Any, **more: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **more)
+    return sink.getvalue().to_pybytes()
+
+
+def arrow(table: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def test_every_format_on_every_scheme(store: ArrowStore):
+    numbers = pa.table({"i": list(range(100))})
+    url = folder_of(
+        store,
+        {
+            "p/a.parquet": parquet(numbers, row_group_size=30),
+            "p/sub/b.pq": parquet(numbers.slice(0, 5)),
+            "p/_SUCCESS": b"",
+            "p/.hidden.parquet": b"no parquet",
+            "a/x.arrow": arrow(numbers),
+            "c/1.csv": b"a,b\n1,x\n2,y\n",
+            "c/2.csv": b"b,a\nz,1.5\n",
+            "j/1.jsonl": b'{"a": 1}\n{"a": 2, "b": [1]}\n',
+            "t/1.txt": "eins\nzwei\r\n\nä".encode() + b"\xff",
+            "t/2.txt": b"",
+        },
+    )
+    options = store.storage_options
+
+    def open_it(path: Any, **more: Any) -> Dataset:
+        return open_dataset(f"{url}/{path}", storage_options=options, **more)
+
+    dataset = open_it("p")
+    assert dataset.num_rows == 105
+    assert dataset.to_table()["i"].to_pylist() == [*range(100), *range(5)]
+    assert [part.rows for part in dataset.partitions(rows=60)] == [60, 45]
+    assert [part.rows for part in dataset.partitions(bytes=1)] == [30, 30, 30, 10, 5]
+    assert pickle.loads(pickle.dumps(dataset.partitions(bytes=1)[3])).to_table()[
+        "i"
+    ].to_pylist() == [*range(90, 100)]
+    assert dataset.to_arrow_dataset().count_rows() == 105
+    assert open_it("p", columns=["i"], filter=pc.field("i") >= 98).to_table()["i"].to_pylist() == [
+        98,
+        99,
+    ]
+    assert open_it("p", filter=[("i", ">=", 98)]).num_rows == 2
+    assert (
+        open_it("p/*.parquet").num_rows
+        == open_it("a").num_rows
+        == open_it("a/x.arrow").num_rows
+        == 100
+    )
+    assert open_it("c").to_table().to_pydict() == {"a": [1.0, 2.0, 1.5], "b": ["x", "y", "z"]}
+    assert open_it("j").to_table().to_pylist() == [{"a": 1, "b": None}, {"a": 2, "b": [1]}]
+    text = open_it("t")
+    assert text.to_table()["text"].to_pylist() == ["eins", "zwei", "", "ä\ufffd"]
+    assert text.num_rows == 4
+    files = open_it("c", format="files")
+    first = files.to_table().to_pylist()[0]
+    assert (first["path"], first["size"], first["content"]) == (
+        f"{url}/c/1.csv",
+        12,
+        b"a,b\n1,x\n2,y\n",
+    )
+    assert first["modified"].year >= 2024
+    assert files.to_table(columns=["size"]).to_pydict() == {"size": [12, 10]}
+    assert (
+        files.to_table(filter=pc.field("path").cast(pa.string()) == f"{url}/c/2.csv").num_rows == 1
+    )
+    both = open_dataset([f"{url}/a/x.arrow", f"{url}/p/sub"], storage_options=options)
+    assert both.num_rows == 105
+    assert "hush" not in repr(both)
+
+
+def test_what_cannot_be_opened_is_told(tmp_path: Path):
+    (tmp_path / "x.parquet").write_bytes(b"no parquet at all")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "x.bin").write_bytes(b"")
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": \n')
+    with pytest.raises(NotFoundError, match="no such file"):
+        open_dataset(tmp_path / "nothing")
+    with pytest.raises(NotFoundError):
+        open_dataset(tmp_path / "*.nothing")
+    with pytest.raises(ConfigurationError, match=r"cannot tell the format of x\.bin"):
+        open_dataset(tmp_path / "odd")
+    with pytest.raises(ConfigurationError, match="unknown format 'xml'"):
+        open_dataset(tmp_path, format="xml")
+    with pytest.raises(ConfigurationError, match=r"x\.parquet cannot be read as parquet"):
+        open_dataset(tmp_path / "x.parquet").to_table()
+    with pytest.raises(ConfigurationError, match=r"x\.jsonl cannot be read as jsonl"):
+        open_dataset(tmp_path / "x.jsonl").to_table()
+    with pytest.raises(ConfigurationError, match="not a filter"):
+        open_dataset(tmp_path / "x.parquet", filter=5)
+    with pytest.raises(ConfigurationError, match=r"no column 'z'.*it has a"):
+        dataset_of_table(pa.table({"a": [1]})).to_table(columns=["z"])
+    (tmp_path / "empty").mkdir()
+    assert open_dataset(tmp_path / "empty").to_table().num_rows == 0
+
+
+def test_files_that_differ_unify_or_say_how(tmp_path: Path):
+    (tmp_path / "1.parquet").write_bytes(
+        parquet(pa.table({"a": pa.array([1], pa.int32()), "b": ["x"]}))
+    )
+    (tmp_path / "2.parquet").write_bytes(parquet(pa.table({"c": [[1.5]], "a": [2]})))
+    dataset = open_dataset(tmp_path)
+    assert dataset.to_table().to_pydict() == {"a": [1, 2], "b": ["x", None], "c": [None, [1.5]]}
+    assert dataset.schema.field("a").type == pa.int64()
+    (tmp_path / "3.parquet").write_bytes(parquet(pa.table({"a": ["text"]})))
+    with pytest.raises(
+        ConfigurationError, match=r"(?s)'a'.*int32  in  .*1\.parquet.*string  in  .*3\.parquet"
+    ):
+        _ = open_dataset(tmp_path).schema
+
+
+def test_a_changed_file_changes_the_fingerprint(tmp_path: Path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(parquet(pa.table({"a": [1, 2]})))
+    before = open_dataset(path).partitions()[0].fingerprint
+    assert open_dataset(path).partitions()[0].fingerprint == before
+    assert open_dataset(path, columns=["a"]).partitions()[0].fingerprint != before
+    os.utime(path, (1, 1))
+    assert open_dataset(path).partitions()[0].fingerprint != before
+
+
+# ------------------------------------------------------------------------------------------ write
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_what_is_written_is_read_by_others(store: ArrowStore, format: str):
+    rows = dataset_of_table(TABLE)
+    url = f"{store.url}/out"
+    options = store.storage_options
+    written = rows.write(url, format, storage_options=options, max_rows_per_file=15)
+    assert written.to_table().equals(TABLE)
+    assert [part.rows for part in written.partitions(files=1)] == [15, 15, 10]
+    assert open_dataset(url, storage_options=options).to_table().equals(TABLE)
+    with pytest.raises(AlreadyExistsError, match="mode="):
+        rows.write(url, storage_options=options)
+    assert rows.write(url, format, storage_options=options, mode="ignore").num_rows == 40
+    assert rows.write(url, format, storage_options=options, mode="append").num_rows == 80
+    half = dataset_of_table(TABLE.slice(0, 20))
+    assert half.write(url, format, storage_options=options, mode="overwrite").num_rows == 20
+    names = [info.path for info in store.run("out").list("")]
+    assert len(names) == 2
+    assert MANIFEST in names
+    manifest = json.loads(store.run("out").read(MANIFEST))
+    assert [file["rows"] for file in manifest["files"]] == [20]
+
+
+def test_plain_tools_read_a_written_folder(tmp_path: Path):
+    dataset_of_table(TABLE).write(tmp_path / "out", max_rows_per_file=10)
+    assert (
+        ds.dataset(tmp_path / "out", format="parquet", exclude_invalid_files=True)
+        .to_table()
+        .sort_by("a")
+        .num_rows
+        == 40
+    )
+    assert pl.read_parquet(tmp_path / "out" / "*.parquet").shape == (40, 3)
+    assert pd.read_parquet(tmp_path / "out").shape == (40, 3)
+
+
+def test_columns_become_folders_and_come_back_with_their_types(tmp_path: Path):
+    table = pa.table(
+        {
+            "year": pa.array([2026, 2025, None, 2026], pa.int16()),
+            "kind": ["a/b", "ä", "", "a/b"],
+            "n": [1, 2, 3, 4],
+        }
+    )
+    written = dataset_of_table(table).write(tmp_path, partition_by=["year", "kind"])
+    assert written.schema.field("year").type == pa.int16()
+    assert (
+        sorted(written.to_table().to_pylist(), key=lambda r: r["n"])
+        == table.select(["n", "year", "kind"]).to_pylist()
+    )
+    assert written.to_table(filter=[("year", "=", 2026)])["n"].to_pylist() == [1, 4]
+    assert (tmp_path / "year=2026" / "kind=a%2Fb").is_dir()
+    (tmp_path / MANIFEST).unlink()
+    assert open_dataset(tmp_path).to_table(columns=["n"], filter=[("year", "=", "2025")])[
+        "n"
+    ].to_pylist() == [2]
+    with pytest.raises(ConfigurationError, match="partition by 'z'"):
+        dataset_of_table(table).write(tmp_path / "x", partition_by="z")
+
+
+def test_a_failed_write_leaves_the_old_dataset_and_nothing_else(tmp_path: Path):
+    target = tmp_path / "out"
+    dataset_of_table(TABLE).write(target)
+    before = sorted(p.name for p in target.iterdir())
+
+    class Broken:  # a Piece
+        name, rows, bytes, fingerprint = "broken", 1, 1, ""
+
+        def schema(self) -> Any:
+            return TABLE.schema
+
+        def batches(self, scan: Any) -> Any:
+            yield TABLE.to_batches()[0]
+            raise StorageError("lost")
+
+    dataset = Dataset([Broken()])  # type: ignore[list-item]
+    with pytest.raises(StorageError, match="lost"):
+        dataset.write(target, mode="overwrite", max_rows_per_file=5)
+    assert sorted(p.name for p in target.iterdir()) == before
+    assert open_dataset(target).to_table().equals(TABLE)
+
+
+def test_a_reader_sees_the_old_dataset_until_the_manifest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = tmp_path / "out"
+    dataset_of_table(TABLE).write(target)
+    real = DatasetWriter.close
+    seen: list[int] = []
+
+    def close(self: DatasetWriter) -> Any:
+        done = real(self)
+        seen.append(open_dataset(target).num_rows)
+        return done
+
+    monkeypatch.setattr(DatasetWriter, "close", close)
+    assert dataset_of_table(TABLE.slice(0, 7)).write(target, mode="overwrite").num_rows == 7
+    assert dataset_of_table(TABLE.slice(0, 7)).write(target, mode="append").num_rows == 14
+    assert seen == [40, 7]
+
+
+def test_no_rows_are_written_as_a_file_that_tells_the_schema(tmp_path: Path):
+    written = dataset_of_table(TABLE.slice(0, 0)).write(tmp_path / "out")
+    assert written.schema.equals(TABLE.schema)
+    assert written.num_rows == 0
+
+
+@pytest.mark.parametrize("odd", [{"format": "xml"}, {"mode": "maybe"}])
+def test_odd_ways_to_write_are_told(tmp_path: Path, odd: dict[str, Any]):
+    with pytest.raises(ConfigurationError, match="use"):
+        dataset_of_table(TABLE).write(tmp_path / "out", **odd)
