@@ -5,14 +5,12 @@ python benchmarks/chain.py --executor processes --n 100000
 
 from __future__ import annotations
 
-import argparse
-
 import report
 from slots import EXECUTORS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--executor", nargs="*", default=list(EXECUTORS))
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -61,9 +59,9 @@ def measure(executor: str, n: int, rounds: int) -> None:
     seconds = report.interleaved({"chain": lambda: chain(n), "one": lambda: one(n)}, rounds)
     facts = {"executor": executor, "n": n}
     for name, taken in seconds.items():
-        report.figure("chain", name, report.median(taken), "s", **facts)
+        report.figure("chain", name, report.median(taken.wall), "s", **facts)
     report.figure(
-        "chain", "ratio", report.ratio(seconds["chain"], seconds["one"]), "ratio", **facts
+        "chain", "ratio", report.ratio(seconds["chain"].wall, seconds["one"].wall), "ratio", **facts
     )
 
 

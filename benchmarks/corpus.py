@@ -21,7 +21,7 @@ import report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--source", help="a folder; default: this interpreter's own files")
     parser.add_argument("--files", type=int, help="take so many files only")
     parser.add_argument("--rounds", type=int, default=3)
@@ -45,7 +45,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
 
     from headrace.examples.corpus import corpus
 
-    size = {"source": arguments.source, "limit": arguments.files}
+    size: dict[str, Any] = {"source": arguments.source, "limit": arguments.files}
     with corpus_by_hand.open_pool(arguments.workers) as pool:
         cases: dict[str, Any] = {}
         for chunk in arguments.chunksize:
@@ -56,24 +56,27 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
         by_hand = list(cases)
         for name in arguments.executor:
             flow = corpus.with_options(executor=name)
-            flow(**size | {"limit": 50}, target=str(scratch / "warm"))
-            cases[name] = partial(flow, target=str(scratch / name), **size)
-        seconds = report.interleaved(cases, arguments.rounds)
+            flow(size["source"], str(scratch / "warm"), limit=50)
+            cases[name] = partial(flow, size["source"], str(scratch / name), limit=size["limit"])
+        taken = report.interleaved(cases, arguments.rounds)
     expected = contents(scratch / by_hand[0])
-    best = min(by_hand, key=lambda name: report.median(seconds[name]))
+    best = min(by_hand, key=lambda name: report.median(taken[name].wall))
     files = corpus_size(scratch / best)
-    for name, taken in seconds.items():
-        report.figure(
-            "corpus",
-            "wall",
-            report.median(taken),
-            "s",
-            case=name,
-            ratio_to_hand=round(report.ratio(taken, seconds[best]), 3),
-            rounds=[round(each, 3) for each in taken],
-            same_output=contents(scratch / name) == expected,
-            **files,
-        )
+    for name, its in taken.items():
+        facts = {"case": name, "same_output": contents(scratch / name) == expected, **files}
+        for what, ours, theirs in (
+            ("wall", its.wall, taken[best].wall),
+            ("core_time", its.cores, taken[best].cores),
+        ):
+            report.figure(
+                "corpus",
+                what,
+                report.median(ours),
+                "s",
+                ratio_to_hand=round(report.ratio(ours, theirs), 3),
+                rounds=[round(each, 3) for each in ours],
+                **facts,
+            )
 
 
 def contents(folder: Path) -> dict[str, str]:

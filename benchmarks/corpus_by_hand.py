@@ -67,7 +67,7 @@ def run(
     try:
         packs = job.pack(islice(listed, limit), pack_bytes)
         cleaned = list(pool.map(partial(clean, origin, scratch), packs, chunksize=chunksize))
-        files = Cleaned(cleaned)
+        files: Any = Cleaned(cleaned)
         chosen = job.choose.fn(files, file_bytes, validation, test)
         shards = job.outline.fn(chosen)
         where = _save(chosen, Path(scratch) / "chosen.arrow")

@@ -9,7 +9,6 @@ free first. It knows no durations ahead, as headrace does not.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import time
 
@@ -19,7 +18,7 @@ from slots import EXECUTORS, with_slots
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--executor", nargs="*", default=list(EXECUTORS))
     parser.add_argument("--n", type=int, default=1_000)
     parser.add_argument("--total", type=float, default=30.0, help="seconds of all items together")

@@ -9,7 +9,6 @@ function in a loop, with failures as values, no state, storage or history. Print
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -18,10 +17,14 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+import report
 from workload import TASKS, items
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+os.environ.setdefault(
+    "DASK_LOGGING__DISTRIBUTED", "critical"
+)  # a line per failure would cost it time
 
 Mapped = Callable[[Callable[[Any], Any], Sequence[Any]], int]
 """Runs a function over values, each by itself; gives how many succeeded."""
@@ -136,7 +139,7 @@ def measure(engine: str, kind: str, n: int, chunked_n: int, workers: int) -> dic
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--engine", choices=["threads", "processes", "dask", "ray"], required=True)
     parser.add_argument("--kind", choices=list(TASKS), default="int")
     parser.add_argument("--n", type=int, default=2_000)

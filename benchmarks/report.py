@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def own_home() -> str:
@@ -20,6 +21,11 @@ def own_home() -> str:
     os.environ["HEADRACE_HOME"] = home
     os.environ.setdefault("HEADRACE_DISPLAY", "none")
     return home
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A command line that describes itself by the first line of a module's text."""
+    return argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
 
 
 def machine(*packages: str) -> None:
@@ -60,14 +66,41 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each case, round after round, every second round in the opposite order."""
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+class Taken(NamedTuple):
+    """What one case took, round by round."""
+
+    wall: list[float]
+    """Seconds on the clock."""
+    cores: list[float]
+    """Seconds on cores, of this process and its children: what load from elsewhere changes least."""
+
+
+def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Taken]:
+    """Each case round after round, every second round in the opposite order."""
+    import psutil
+
+    me = psutil.Process()
+    taken = {name: Taken([], []) for name in cases}
     for number in range(rounds):
-        names = list(cases) if number % 2 == 0 else list(reversed(cases))
-        for name in names:
-            seconds[name].append(timed(cases[name]))
-    return seconds
+        for name in list(cases) if number % 2 == 0 else list(cases)[::-1]:
+            before = core_seconds(me)
+            taken[name].wall.append(timed(cases[name]))
+            taken[name].cores.append(core_seconds(me) - before)
+    return taken
+
+
+def core_seconds(process: Any) -> float:
+    """Time on cores of a process and of all below it, that are still there."""
+    import psutil
+
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        try:
+            times = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
 
 
 def median(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ from workload import compute
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--executor", nargs="*", default=list(EXECUTORS))
     parser.add_argument("--n", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=0.01)

@@ -5,14 +5,12 @@ python benchmarks/warm.py --executor threads --n 30
 
 from __future__ import annotations
 
-import argparse
-
 import report
 from slots import EXECUTORS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--executor", nargs="*", default=["inline", *EXECUTORS])
     parser.add_argument("--n", type=int, default=30, help="runs")
     arguments = parser.parse_args()

@@ -9,7 +9,6 @@ them, so what is compared is the rate), and chunks cut by hand over all.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from workload import TASKS, items
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument("--executor", nargs="*", default=["threads", "processes", "dask", "ray"])
     parser.add_argument("--n", nargs="*", type=int, default=[100_000, 1_000_000])
     parser.add_argument("--kind", nargs="*", choices=list(TASKS), default=list(TASKS))
@@ -59,10 +58,10 @@ def measure(executor: str, kind: str, n: int, rounds: int, raw_n: int) -> None:
     peak = idle
     for _ in range(rounds):
         with Peak(me) as watch:
-            before, start = cpu_seconds(me), time.perf_counter()
+            before, start = report.core_seconds(me), time.perf_counter()
             counts = wide(n)
             walls.append(time.perf_counter() - start)
-            cores.append(cpu_seconds(me) - before)
+            cores.append(report.core_seconds(me) - before)
         peak = max(peak, watch.bytes)
         if counts.get("Failed") != n // 100 or counts.get("Completed") != n - n // 100:
             raise RuntimeError(f"{executor}, {n} {kind}: {counts}")
@@ -92,20 +91,6 @@ def raw_rates(engine: str, kind: str, n: int, chunked_n: int) -> dict[str, float
     command = [sys.executable, str(script), "--engine", engine, "--kind", kind, *sizes]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def cpu_seconds(process: Any) -> float:
-    """Time on cores of a process and of all below it, that are still there."""
-    import psutil
-
-    total = 0.0
-    for each in (process, *process.children(recursive=True)):
-        try:
-            times = each.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
 
 
 class Peak:

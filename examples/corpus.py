@@ -17,6 +17,9 @@ from the content's hash; and a file ends where its rows' text reaches ``file_byt
 executor, nor the packs, nor what finished first can be seen in it.
 """
 
+# pyarrow has no types that a checker could read:
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import hashlib

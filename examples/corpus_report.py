@@ -1,5 +1,8 @@
 """What the corpus job tells at its end: counts at each step, sizes and samples."""
 
+# pyarrow has no types that a checker could read:
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
