@@ -27,7 +27,7 @@ from .columns import Chunk, pruned
 from .endings import UpstreamFailure, name_of
 from .nodes import Flight, Node
 from .outcomes import exception_of
-from .packing import Dependency, Packed, pack, pack_values, unpicklable
+from .packing import Dependency, Packed, pack, pack_values, unpicklable, whole
 from .tracebacks import failure_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Dispatcher:
             return None
         columns: list[list[Any]] = [[value] for value in call.static.values()]
         try:
-            prepared.payload = self._pack(columns, tuple(call.static))
+            packed = [[whole(value)] for [value] in columns]
+            prepared.payload = self._pack(packed, tuple(call.static))
         except Exception as error:  # noqa: BLE001 - told as the item's failure
             prepared.error = error
         else:

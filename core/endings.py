@@ -166,6 +166,7 @@ class Endings(Lanes):
                 continue
             del node.waits[number, item]
             if not may_fail and not other.went_well(item):
+                node.blame = (other, item)
                 self.skip(node, f"{name_of(other, item)} did not complete")
                 return
         if node.waits or node.opened:

@@ -425,6 +425,7 @@ class Engine:
             node.items.size,
             node.items.where(*BAD),
             tuple(positions for _, positions in winners),
+            specs.schema_of(self.calls[node]),
         )
 
     def dataset(self, node: Node) -> Any:

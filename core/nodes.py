@@ -95,6 +95,8 @@ class Node:
     """What failed the node as a whole: its iterable raised, its code was refused."""
     cause: str = ""
     """Why it was skipped or cancelled."""
+    blame: tuple[Node, int | None] | None = None
+    """Which item (None: the node) of another one it was skipped for."""
     state: str = "Pending"
     bytes: int = 0
     busy_seconds: float = 0.0

@@ -39,7 +39,9 @@ def exception_of(node: Node, position: int) -> BaseException:
         return from_failure(failure, name)
     state = state_name(node, position)
     if state == STATE_NAMES[ItemState.SKIPPED]:
-        return UpstreamFailed(f"{name} did not run: {skip_cause(node, position)}")
+        skipped = UpstreamFailed(f"{name} did not run: {skip_cause(node, position)}")
+        skipped.__cause__ = _upstream_error(node, position)
+        return skipped
     if state in _FAILED:
         return TaskFailed(f"{name} is {state}; its error is in the run's history")
     if state == STATE_NAMES[ItemState.CANCELLED]:
@@ -49,6 +51,21 @@ def exception_of(node: Node, position: int) -> BaseException:
     if node.error is not None:
         return node.error
     return RunError(f"{name} is {state}: it has no result")
+
+
+def _upstream_error(node: Node, position: int) -> BaseException | None:
+    """The exception for whose sake an item was skipped."""
+    if node.blame is not None:
+        other, item = node.blame
+    elif node.link is not None:
+        other, item = node.link, position
+    else:
+        return None
+    if item is None:
+        if other.error is not None:
+            return other.error
+        item = next(iter(other.items.where(*BAD)), 0)
+    return exception_of(other, item)
 
 
 def skip_cause(node: Node, position: int) -> str:

@@ -58,6 +58,12 @@ class MapArgument:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    def load(self, upstream: tuple[Upstream, ...], store: RunStore, annotation: Any) -> Any:
+        """The map's values in the form that the annotation asks for."""
+        entry = upstream[self.number]
+        assert isinstance(entry, MapRef), "a whole map is referred to as one"
+        return (entry.run or store).load_all(entry.manifest, annotation)
+
 
 class _Packer(cloudpickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
@@ -107,6 +113,11 @@ def pack(value: Any) -> Packed:
     return Packed(file.getvalue(), tuple(packer.dependencies))
 
 
+def whole(value: Any) -> Any:
+    """A top-level argument as it is packed: a whole map keeps its place for an annotation."""
+    return _Whole(value) if isinstance(value, MapFuture) else value
+
+
 def pack_static(arguments: dict[str, Any], *, live: bool) -> Packed:
     """Pickle static arguments by name; whole maps among them keep their place for an annotation.
 
@@ -115,7 +126,7 @@ def pack_static(arguments: dict[str, Any], *, live: bool) -> Packed:
     UnpicklableError
         Names the argument and its type.
     """
-    marked = {k: _Whole(v) if isinstance(v, MapFuture) else v for k, v in arguments.items()}
+    marked = {name: whole(value) for name, value in arguments.items()}
     try:
         return pack(marked)
     except Exception:  # a class may raise anything when it is pickled: find out which one did
@@ -224,8 +235,5 @@ def unpack_static(
     arguments: dict[str, Any] = unpack(data, upstream, live, store)
     for name, value in arguments.items():
         if isinstance(value, MapArgument):
-            entry = upstream[value.number]
-            if isinstance(entry, MapRef):
-                where = entry.run or store
-                arguments[name] = where.load_all(entry.manifest, annotations.get(name))
+            arguments[name] = value.load(upstream, store, annotations.get(name))
     return arguments

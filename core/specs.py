@@ -81,13 +81,14 @@ class SpecWriter:
         of_kind = {p.kind: p.name for p in parameters}
         var_positional = of_kind.get(inspect.Parameter.VAR_POSITIONAL)
         concurrency = options.concurrency
+        given = {*call.static, *call.mapped}
         return StageSpec(
             task_name=options.name,
             function=self._code(call.fn, call),
             modules=self._modules(call.fn),
             mapped=mapped,
             static=static,
-            var_positional=var_positional if var_positional in call.static else None,
+            var_positional=var_positional if var_positional in given else None,
             var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
             positional=_positional(parameters, mapped, call),
             adapt=_frames(call.fn),
@@ -97,7 +98,7 @@ class SpecWriter:
             log_prints=bool(options.log_prints),
             log_level=self.log_level,
             persist=options.persist_result,
-            schema=_schema(options.schema),
+            schema=schema_of(call),
             setup=self._code(options.setup, call) if options.setup else None,
             flow_name=self.flow_name,
             run_name=self.run_name,
@@ -140,8 +141,9 @@ def is_async(fn: Callable[..., Any]) -> bool:
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):  # a built-in without a signature
-        return []
+    except (TypeError, ValueError):  # a built-in without a signature: bound as if it took anything
+        kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
+        return [inspect.Parameter(name, kind) for name, kind in kinds.items()]
 
 
 def _positional(
@@ -152,7 +154,7 @@ def _positional(
     var_positional = next(
         (p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None
     )
-    if var_positional in call.static:
+    if var_positional in call.static or var_positional in call.mapped:
         return tuple(names)
     must = tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY)
     if tuple(names[: len(mapped)]) == mapped and len(must) <= len(mapped):
@@ -180,5 +182,7 @@ def _is_frame(hint: Any) -> bool:
     return root in _FRAMES or (hint.__name__ == "Dataset" and ".storage." in hint.__module__)
 
 
-def _schema(schema: Any) -> bytes | None:
+def schema_of(call: Call) -> bytes | None:
+    """The Arrow schema that a task states for its output, serialised."""
+    schema = call.options.schema
     return None if schema is None else schema.serialize().to_pybytes()

@@ -11,7 +11,7 @@ from typing import Any
 
 from .context import Cursor
 from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
-from .packing import unpack, unpack_static
+from .packing import MapArgument, unpack, unpack_static
 from .shipping import install
 
 _KEEP_SPECS = 256
@@ -48,6 +48,8 @@ class LoadedStage:
         """The argument in the form that its annotation asks for."""
         if type(value) in _SCALARS:
             return value
+        if type(value) is MapArgument:
+            value = value.load(self.batch.upstream, self.store, self.annotations.get(name))
         load = getattr(type(value), "__headrace_load__", None)
         if load is not None:
             return load(value, self.annotations.get(name))
@@ -81,13 +83,16 @@ class LoadedStage:
         ]
         for name, column in zip(self.spec.mapped, columns, strict=True):
             types = set(map(type, column)) - _SCALARS
-            if name in self.annotations or any(hasattr(t, "__headrace_load__") for t in types):
+            handles = MapArgument in types or any(hasattr(t, "__headrace_load__") for t in types)
+            if name in self.annotations or handles:
                 self.spread = self._forming(self.spread)
                 break
         return columns
 
     def _forming(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def formed(*args: Any) -> Any:
+            if _SCALARS.issuperset(map(type, args)):
+                return call(*args)
             try:
                 named = zip(self.spec.mapped, args, strict=True)
                 ready = tuple(self._form(name, value) for name, value in named)
@@ -111,6 +116,8 @@ class LoadedStage:
 
 def materialised(value: Any) -> Any:
     """A value that can be both committed and passed on: an iterator would be used up by the first."""
+    if type(value) in _SCALARS:
+        return value
     read_all = getattr(value, "read_all", None)
     if read_all is not None and type(value).__module__.startswith("pyarrow"):
         return read_all()
