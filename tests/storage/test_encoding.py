@@ -1,6 +1,8 @@
 """The encoder commits what was added, once, also when the store fails or a thread flushes beside."""
 
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +75,16 @@ def test_one_exact_type_makes_one_partition(local_run: ArrowRunStore):
     assert kinds == ["bool", "float", "int", "none", "pickled", "row", "str"]
 
 
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads take turns a thousand times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_threads")
 def test_a_thread_may_flush_while_another_adds(local_run: ArrowRunStore):
     one = encoder(local_run)
     count = 20_000

@@ -207,6 +207,7 @@ def test_a_run_that_was_removed_on_purpose_can_be_written_again(tmp_path: Path):
     store.run("r").write("header.json", b"{}")
     store.remove("r")
     store.run("r").write("header.json", b"{}")
+    (tmp_path / ".not-a-run").mkdir()
     assert store.runs() == ["r"]
 
 
