@@ -50,7 +50,9 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if name == missing or name.startswith(f"{missing}."):
-            raise ConfigurationError(f"no module {name!r} here or among what is installed") from error
+            raise ConfigurationError(
+                f"no module {name!r} here or among what is installed"
+            ) from error
         raise _broken(name, error) from error
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise _broken(name, error) from error
@@ -68,7 +70,8 @@ def _file(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -47,7 +47,9 @@ def list_runs(flow: str | None, state: str | None, limit: int, as_json: bool) ->
         (str(r.id)[:8], r.name, r.flow, r.state, r.executor, _local(r.created), _took(r))
         for r in found
     ]
-    click.echo(table(("id", "name", "flow", "state", "executor", "created", "took"), rows, "no runs"))
+    click.echo(
+        table(("id", "name", "flow", "state", "executor", "created", "took"), rows, "no runs")
+    )
 
 
 @runs.command("show")
@@ -122,7 +124,9 @@ def failures(run: str, as_json: bool, tracebacks: bool) -> None:
         print_json(found)
     elif tracebacks:
         for each in found:
-            click.echo(f"{each['node']}[{each['item']}], attempt {each['attempt']}, input {each['input']}")
+            click.echo(
+                f"{each['node']}[{each['item']}], attempt {each['attempt']}, input {each['input']}"
+            )
             click.echo(each["traceback"] or f"{each['exception']}: {each['message']}")
     else:
         rows = [

@@ -175,8 +175,10 @@ class EngineAPI(Protocol):
         ...
 
     def failures(self, node: NodeHandle | None = None) -> Any:
-        """Failed items (of a node, or of the run) as a ``pyarrow.Table``: node, item, key, kind,
-        exception, message, traceback, attempt, worker, input."""
+        """Failed items (of a node, or of the run) as a ``pyarrow.Table``.
+
+        Columns: node, item, name, kind, exception, message, traceback, attempt, worker, input.
+        """
         ...
 
     def cancel(

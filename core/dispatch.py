@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from .calls import Call
+from .columns import Chunk, pruned
+from .endings import UpstreamFailure, name_of
 from .interfaces import (
     Batch,
     Failure,
@@ -23,8 +25,6 @@ from .interfaces import (
     Stage,
     Upstream,
 )
-from .columns import Chunk, pruned
-from .endings import UpstreamFailure, name_of
 from .nodes import Flight, Node
 from .outcomes import exception_of
 from .packing import Dependency, Packed, pack, pack_values, unpicklable, whole
@@ -58,8 +58,10 @@ class Dispatcher:
         self.threads = max(1, (os.cpu_count() or 1) // max(1, _slots(engine)))
 
     def prepare(self, node: Node, call: Call, spec: str, static: Packed) -> Chunk | None:
-        """Take a call's arguments: a single call's are pickled at once, so later changes to them
-        do not matter. Gives the chunk of a single call."""
+        """Take a call's arguments; gives the chunk of a single call.
+
+        A single call's are pickled at once, so later changes to them do not matter.
+        """
         prepared = self.prepared[node] = _Prepared(call, spec, static)
         if not call.single:
             return None
@@ -77,13 +79,16 @@ class Dispatcher:
     def _pack(self, columns: list[Any], names: tuple[str, ...]) -> Packed:
         try:
             return pack(columns)
-        except Exception:  # whatever a user's class raises: find out which argument it was
+        except Exception:  # noqa: BLE001 - whatever a user's class raises: find out which argument it was
             live = self.engine.specs.live
             objects: list[Any] = []
             kept: list[Any] = []
             for name, column in zip(names, columns, strict=True):
                 values, aside = pack_values(
-                    column, live=live, label=lambda _i, n=name: f"argument {n!r}", first=len(objects)
+                    column,
+                    live=live,
+                    label=lambda _i, n=name: f"argument {n!r}",
+                    first=len(objects),
                 )
                 kept.append(values)
                 objects.extend(aside)
@@ -187,9 +192,7 @@ class Dispatcher:
             waits.pop(position, None)
         return waits, bad
 
-    def _culprits(
-        self, flight: Flight, prepared: _Prepared, error: Exception
-    ) -> list[Failure]:
+    def _culprits(self, flight: Flight, prepared: _Prepared, error: Exception) -> list[Failure]:
         """Which items cannot be pickled, and why; all of them, if it is none alone."""
         failures: list[Failure] = []
         names = tuple(prepared.call.mapped)

@@ -178,7 +178,11 @@ class Endings(Lanes):
         self.line_up(node)
 
     def park(
-        self, node: Node, positions: Positions, chunk: Chunk, waits: Iterable[tuple[int, int | None]]
+        self,
+        node: Node,
+        positions: Positions,
+        chunk: Chunk,
+        waits: Iterable[tuple[int, int | None]],
     ) -> None:
         """Items wait for the futures inside their arguments."""
         parked = Parked(node, chunk.only(positions), set(waits))
@@ -261,4 +265,3 @@ def final_state(node: Node) -> str:
     if skipped > 0:
         return "Skipped" if skipped == size else "Failed"
     return "Completed"
-

@@ -45,8 +45,8 @@ from .notes import Notes
 from .outcomes import exception_of, from_record, item_message, name_of, node_message, state_name
 from .packing import Dependency, dependency_of, pack
 from .registry import open_display
-from .returns import not_kept
 from .retries import Judge, Verdicts, delay_of
+from .returns import not_kept
 from .scribe import Scribe
 from .showing import Show
 from .states import State, type_of_name
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .runs import RunInfo
 
 _TICK_SECONDS = 0.05
-_jitter = random.Random()  # noqa: S311 - no secret
+_jitter = random.Random()
 _ADOPT = (Outcome.DIED, Outcome.LOST, Outcome.TIMEOUT, Outcome.KILLED, Outcome.DUPLICATE)
 """Ends after which a batch's partitions are listed: reports may have been lost."""
 _BACKLOG = 50_000
@@ -391,13 +391,15 @@ class Engine:
 
     def _exception(self, node: Node, position: int) -> BaseException:
         """An item's exception; of those that are not kept in memory, what history has."""
-        if position not in node.failures and position < node.items.size:
-            if node.items.state(position) in range(ItemState.FAILED, ItemState.CRASHED + 1):
-                self.scribe.sync()
-                with contextlib.suppress(HistoryError):
-                    told = self.info.history.items(self.info.id, node.id, position=position)
-                    if told:
-                        return from_record(told[-1], name_of(node, position))
+        known = position in node.failures or position >= node.items.size
+        if not known and node.items.state(position) in range(
+            ItemState.FAILED, ItemState.CRASHED + 1
+        ):
+            self.scribe.sync()
+            with contextlib.suppress(HistoryError):
+                told = self.info.history.items(self.info.id, node.id, position=position)
+                if told:
+                    return from_record(told[-1], name_of(node, position))
         return exception_of(node, position)
 
     def value(self, node: Node, position: int) -> Any:
@@ -575,7 +577,7 @@ class Engine:
         name = flight.nodes[0].options.pool
         try:
             self.pools[name].submit(prepared, self._report)
-        except Exception as error:  # whatever an engine raises: nothing was handed over
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises: nothing was handed over
             return self.machine.refuse(flight, error, now)
         self.hooks.running(flight.nodes, flight.chunk.positions)
         if self.pools[name].capabilities.caller_runs:
@@ -616,7 +618,9 @@ class Engine:
         for line in report.logs:
             node = self.nodes[line.node]
             self.scribe.note(self.notes.line(line))
-            logs.echo(line.level, line.logger, line.message, name_of(node, line.position), line.time)
+            logs.echo(
+                line.level, line.logger, line.message, name_of(node, line.position), line.time
+            )
         return self.machine.report(
             self.dispatcher.budgeted(report),
             now,

@@ -6,6 +6,8 @@ committed.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import queue
 import sys
 import threading
@@ -138,15 +140,17 @@ class Feeder:
 
     def _items(self, source: MapFuture[Any]) -> Iterator[Any]:
         """A map's items in order, each once it has ended."""
-        node, position = source.node, 0
-        while True:
-            known = position
-            if not self.wait(lambda: node.ended or node.item_done(known)):
+        node = source.node
+
+        def ready(position: int) -> bool:
+            return node.ended or node.item_done(position)
+
+        for position in itertools.count():
+            if not self.wait(functools.partial(ready, position)):
                 return
             if node.ended and node.total is not None and position >= node.total:
                 return
             yield Future(source.engine, node, position)
-            position += 1
 
 
 def _levelled(inputs: list[Iterator[Any]], columns: list[list[Any]]) -> list[list[Any]]:

@@ -36,6 +36,7 @@ SIZE = 16
 _LENGTH = struct.Struct("<Q")
 _FLOAT = struct.Struct("<d")
 _NAN = b"nan"
+_NO_CODE = frozenset({"__module__", "__qualname__", "__doc__", "__firstlineno__"})
 
 
 def fingerprint(value: Any) -> bytes:
@@ -364,10 +365,10 @@ def _class(hasher: _Hasher, value: type, put: Callable[[bytes], None]) -> None:
     hasher.each(b"bases", value.__bases__, put)
     for name, member in sorted(vars(value).items()):
         inner = getattr(member, "__func__", member)
-        if isinstance(inner, (types.FunctionType, int, float, str, bytes, tuple)):
-            if name not in ("__module__", "__qualname__", "__doc__", "__firstlineno__"):
-                put(_tagged(b"member", name.encode()))
-                hasher.feed(inner, put)
+        counts = isinstance(inner, (types.FunctionType, int, float, str, bytes, tuple))
+        if counts and name not in _NO_CODE:
+            put(_tagged(b"member", name.encode()))
+            hasher.feed(inner, put)
 
 
 _HANDLERS: tuple[Callable[[_Hasher, Any, Callable[[bytes], None]], bool], ...] = (

@@ -875,9 +875,7 @@ class History(Protocol):
         """Without secrets."""
         ...
 
-    def append(
-        self, run: UUID, seq: int, events: Sequence[HistoryEvent], *, driver: str
-    ) -> None:
+    def append(self, run: UUID, seq: int, events: Sequence[HistoryEvent], *, driver: str) -> None:
         """Write events in order, in one transaction, durable when it returns.
 
         ``driver`` names one driver of the run: drawn anew (``uuid4().hex``) by the first one and by

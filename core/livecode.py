@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 _numbers = itertools.count()
@@ -24,7 +24,7 @@ class Live(functools.partial[Any]):
 
     number: int
 
-    def __new__(cls, fn: Any) -> Live:
+    def __new__(cls, fn: Any) -> Self:
         made = super().__new__(cls, fn)
         made.number = next(_numbers)
         _alive[made.number] = made

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .calls import Call
+from .commands import ItemEvent
 from .interfaces import (
     BatchRecord,
     End,
@@ -28,7 +29,6 @@ from .interfaces import (
     StateRecord,
 )
 from .items import STATE_NAMES
-from .commands import ItemEvent
 from .nodes import Flight, Node
 from .outcomes import node_message
 from .states import State, StateType, type_of_name
@@ -238,11 +238,11 @@ def _index(positions: Positions, wanted: int) -> int:
 def _short(value: Any) -> str:
     if isinstance(value, (str, bytes)):
         value = value[:_INPUT_WIDTH]
-    elif isinstance(value, (list, tuple, dict, set)) and len(value) > 20:  # noqa: PLR2004
+    elif isinstance(value, (list, tuple, dict, set)) and len(value) > 20:
         return f"<{type(value).__name__} of {len(value)}>"
     try:
         text = repr(value)
-    except Exception as broken:  # a user's __repr__ may raise anything
+    except Exception as broken:  # noqa: BLE001 - a user's __repr__ may raise anything
         return f"<{type(value).__name__}, whose repr raised {type(broken).__name__}>"
     return text if len(text) <= _INPUT_WIDTH else text[:_INPUT_WIDTH] + "..."
 

@@ -129,7 +129,7 @@ def pack_static(arguments: dict[str, Any], *, live: bool) -> Packed:
     marked = {name: whole(value) for name, value in arguments.items()}
     try:
         return pack(marked)
-    except Exception:  # a class may raise anything when it is pickled: find out which one did
+    except Exception:  # noqa: BLE001 - a class may raise anything when it is pickled: find out which one did
         names = list(marked)
         values, objects = pack_values(
             list(marked.values()), live=live, label=lambda i: f"argument {names[i]!r}"
@@ -198,7 +198,7 @@ _resolving = _Resolving()
 def _resolve(number: int) -> Any:
     entry = _resolving.upstream[number]
     if isinstance(entry, Raised):
-        return pickle.loads(entry.exception)  # noqa: S301 - our own driver made it
+        return pickle.loads(entry.exception)
     store = entry.run or _resolving.store
     assert store is not None
     if isinstance(entry, MapRef):
@@ -219,7 +219,7 @@ def unpack(
     """Unpickle on the worker; placeholders become the values of what they stand for."""
     _resolving.upstream, _resolving.live, _resolving.store = upstream, live, store
     try:
-        return pickle.loads(data)  # noqa: S301 - our own driver made it
+        return pickle.loads(data)
     finally:
         _resolving.upstream, _resolving.live, _resolving.store = (), (), None
 

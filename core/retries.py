@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 
 def delay_of(options: TaskOptions, rng: random.Random) -> Callable[[int], float]:
-    """Seconds before the n-th retry (from 1): one number, a list whose last repeats, or a function
-    of the number of retries that gives either; jitter adds up to its factor, as in Prefect."""
+    """Seconds before the n-th retry (from 1).
+
+    One number, a list whose last repeats, or a function of the number of retries that gives either;
+    jitter adds up to its factor, as in Prefect.
+    """
     given = options.retry_delay_seconds
     if callable(given):
         given = given(options.retries)
@@ -82,9 +85,10 @@ class Judge:
     def _timeout(self, report: Report) -> Iterator[Failure]:
         """The failure of an item whose child was killed because it was late."""
         flight, end = self.engine.machine.flights.get(report.batch), report.end
-        if flight is not None and end is not None and end.outcome is Outcome.TIMEOUT:
-            if end.running is not None:
-                yield synthetic(flight, *end.running, FailureKind.TIMEOUT, end.cause, time.time())
+        if flight is None or end is None or end.outcome is not Outcome.TIMEOUT:
+            return
+        if end.running is not None:
+            yield synthetic(flight, *end.running, FailureKind.TIMEOUT, end.cause, time.time())
 
     def _may_retry(self, failure: Failure) -> bool:
         node = self.engine.nodes[failure.node]
@@ -98,7 +102,7 @@ class Judge:
         run = task_run(self.engine, node, failure.position, failure.attempt)
         try:
             return bool(condition(call.task, run, state))
-        except BaseException as raised:  # user code: a broken condition must not break the run
+        except BaseException as raised:  # noqa: BLE001 - user code: a broken condition must not break the run
             text = f"retry_condition_fn of {node.key!r} raised: {raised!r}"
             self.engine.log(logging.ERROR, "headrace.task_runs", text)
             return False

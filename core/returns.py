@@ -376,9 +376,6 @@ class Returns(HandOut):
             self.touch(node)
 
 
-
-
-
 def not_kept(node: Node) -> str:
     """Why what needs a node's values cannot run."""
     return f"the values of {node.key!r} were not kept (persist_result=False)"
@@ -411,7 +408,7 @@ def refusal(end: End) -> BaseException:
     """The typed error with which a worker refused a batch."""
     if end.error is not None:
         try:
-            error = pickle.loads(end.error)  # noqa: S301 - our own worker made it
+            error = pickle.loads(end.error)
         except Exception:  # noqa: BLE001 - its class may be missing here: the text stands in
             return HeadraceError(end.cause)
         if isinstance(error, BaseException):

@@ -26,9 +26,7 @@ _GROUP = 20_000
 _log = logging.getLogger("headrace")
 
 
-_Entry: TypeAlias = (
-    "tuple[HistoryEvent | None, Mapping[str, Any] | None] | threading.Event | None"
-)
+_Entry: TypeAlias = "tuple[HistoryEvent | None, Mapping[str, Any] | None] | threading.Event | None"
 
 
 class Scribe(threading.Thread):

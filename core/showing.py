@@ -49,7 +49,7 @@ class Show:
     def _try(self, show: Callable[[], None]) -> None:
         try:
             show()
-        except Exception as error:  # a front end may raise anything; the run goes on unseen
+        except Exception as error:  # noqa: BLE001 - a front end may raise anything; the run goes on unseen
             if not self.broken:
                 logging.getLogger("headrace").warning("the display of the run failed: %r", error)
             self.broken = True

@@ -137,11 +137,11 @@ class _Cache:
             if key in self.specs:
                 self.specs.move_to_end(key)
                 return self.specs[key]
-            spec: StageSpec = pickle.loads(store.read(path))  # noqa: S301 - our driver made it
+            spec: StageSpec = pickle.loads(store.read(path))
             if spec.modules is not None and in_child:
                 install(store.read(spec.modules))
-            function = pickle.loads(spec.function)  # noqa: S301 - our driver made it
-            state = pickle.loads(spec.setup)() if spec.setup is not None else None  # noqa: S301
+            function = pickle.loads(spec.function)
+            state = pickle.loads(spec.setup)() if spec.setup is not None else None
             self.specs[key] = (spec, function, state)
             while len(self.specs) > _KEEP_SPECS:
                 self.specs.popitem(last=False)
@@ -164,5 +164,3 @@ def load_stage(batch: Batch, index: int, *, in_child: bool) -> LoadedStage:
     stage = batch.stages[index]
     spec, function, state = _cache.load(batch.store, stage.spec, in_child=in_child)
     return LoadedStage(spec, stage, batch, function, state)
-
-

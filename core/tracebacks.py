@@ -85,13 +85,15 @@ class Interner:
 def type_name(error: BaseException) -> str:
     """Qualified class name, without ``builtins``."""
     cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # a user's __str__ may raise anything
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
         return f"<no message: its __str__ raised {type(broken).__name__}>"
 
 
@@ -103,7 +105,7 @@ def formatted(error: BaseException) -> str:
         if alone and not isinstance(error, BaseExceptionGroup):
             return "".join([_frames_text(user), *traceback.format_exception_only(error)])
         return "".join(traceback.format_exception(type(error), error, user))
-    except Exception as broken:  # a user's __str__ or source may raise anything
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ or source may raise anything
         return f"{type(error).__name__} (its traceback cannot be formatted: {broken!r})"
 
 
@@ -135,7 +137,7 @@ def _frames_text(tb: TracebackType | None) -> str:
     return text
 
 
-def _walk(tb: TracebackType | None):  # noqa: ANN202 - what StackSummary.extract takes
+def _walk(tb: TracebackType | None):
     while tb is not None:
         linecache.lazycache(tb.tb_frame.f_code.co_filename, tb.tb_frame.f_globals)
         yield tb.tb_frame, tb.tb_lineno
@@ -144,12 +146,12 @@ def _walk(tb: TracebackType | None):  # noqa: ANN202 - what StackSummary.extract
 
 def pickled(error: BaseException) -> bytes | None:
     """The exception as a pickle that is known to unpickle, or None."""
-    if type(error) in _BUILTIN and not error.__dict__ and _PLAIN.issuperset(map(type, error.args)):
-        if error.__cause__ is None and not getattr(error, "__notes__", None):
-            return pickle.dumps(error)
+    plain = type(error) in _BUILTIN and not error.__dict__ and error.__cause__ is None
+    if plain and _PLAIN.issuperset(map(type, error.args)):
+        return pickle.dumps(error)
     try:
         data = cloudpickle.dumps(error)
-        if type(pickle.loads(data)) is not type(error):  # noqa: S301 - our own pickle
+        if type(pickle.loads(data)) is not type(error):
             return None
     except Exception:  # noqa: BLE001 - a user's class may raise anything, both ways
         return None
@@ -161,7 +163,7 @@ def unpickled(failure: Failure) -> BaseException | None:
     if failure.exception is None:
         return None
     try:
-        error = pickle.loads(failure.exception)  # noqa: S301 - our own worker made it
+        error = pickle.loads(failure.exception)
     except Exception:  # noqa: BLE001 - its class may be missing here: the text stands in
         return None
     return error if isinstance(error, BaseException) else None

@@ -54,7 +54,7 @@ class Views:
         now, done = time.monotonic(), node.items.ended
         past = self.past.setdefault(node, deque())
         past.append((now, done))
-        while len(past) > 2 and now - past[0][0] > _RATE_SECONDS:  # noqa: PLR2004
+        while len(past) > 2 and now - past[0][0] > _RATE_SECONDS:
             past.popleft()
         seconds = now - past[0][0]
         rate = (done - past[0][1]) / seconds if seconds > 0 else 0.0
@@ -85,7 +85,11 @@ def graph_of(engine: Engine) -> Graph:
 
     nodes = [
         GraphNode(
-            n.id, n.key, mapped=not n.single, state=n.state, total=n.total,
+            n.id,
+            n.key,
+            mapped=not n.single,
+            state=n.state,
+            total=n.total,
             counts=n.items.named_counts(),
         )
         for n in list(engine.nodes)

@@ -31,7 +31,9 @@ def unified(named: Iterable[tuple[str, Any]]) -> Any:
         for field in schema:
             seen = columns.setdefault(field.name, {})
             seen.setdefault((field.type, _extension(field)), (field, name))
-    return pa.schema([_one(name, list(seen.values())) for name, seen in columns.items()])
+    # In the order of their names, so that of several misfits always the same one is told.
+    fields = {name: _one(name, list(columns[name].values())) for name in sorted(columns)}
+    return pa.schema([fields[name] for name in columns])
 
 
 def _extension(field: Any) -> bytes | None:

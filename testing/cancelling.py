@@ -110,6 +110,7 @@ class CancellingConformance(Suite):
 
     def _when_begun(self, tally: Tally, cancel: Any) -> None:
         """Cancel from beside: where the caller runs the items, the flow itself is busy."""
+
         def wait_and_cancel() -> None:
             tally.wait("began")
             cancel()

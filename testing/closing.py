@@ -71,7 +71,7 @@ class ClosingConformance(Suite):
         hash(executor.key())
 
     def test_it_travels(self) -> None:
-        again = pickle.loads(pickle.dumps(self.elsewhere()))  # noqa: S301 - our own
+        again = pickle.loads(pickle.dumps(self.elsewhere()))
         assert again.name == self.described.name
         assert again.key() == self.elsewhere().key()
 

@@ -104,7 +104,7 @@ class CodeConformance(Suite):
             def body() -> Any:
                 return tied.map(range(2)).result()
 
-            with pytest.raises(UnpicklableError, match="'tied'.*TextIOWrapper"):
+            with pytest.raises(UnpicklableError, match=r"'tied'.*TextIOWrapper"):
                 self.run(body)
 
     def test_setup_is_made_once_per_process(self, shared: Path) -> None:
@@ -137,7 +137,7 @@ class CodeConformance(Suite):
                 return headrace_suite_helper.version(x)
 
             def body() -> Any:
-                return through.map([1, 10]).result(), call.submit(helper.version, 100).result()
+                return through.map([1, 10]).result(), call.submit(helper.version, 100).result()  # noqa: B023 - run at once
 
             assert self.run(body) == ([version, 10 * version], 100 * version)
 
@@ -173,9 +173,7 @@ class CodeConformance(Suite):
         (shared / "given.pickle").write_bytes(pickle.dumps((self.elsewhere(), [])))
         for name, value in environment().items():
             monkeypatch.setenv(name, value)
-        prelude = (
-            f"import pickle\nexecutor, _ = pickle.load(open({str(shared / 'given.pickle')!r}, 'rb'))\n"
-        )
+        prelude = f"import pickle\nexecutor, _ = pickle.load(open({str(shared / 'given.pickle')!r}, 'rb'))\n"
         cells = [prelude, _SCRIPT, _CALL, "OFFSET = 100\nprint(main(1))"]
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         client = nbclient.NotebookClient(

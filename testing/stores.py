@@ -72,7 +72,9 @@ def encoder(run: RunStore, batch: int = 0, *, attempt: int = 1, inline_bytes: in
     return run.encoder(spec, made, 0)
 
 
-def committed(run: RunStore, values: Sequence[Any], batch: int = 0, first: int = 0) -> list[Receipt]:
+def committed(
+    run: RunStore, values: Sequence[Any], batch: int = 0, first: int = 0
+) -> list[Receipt]:
     """Receipts of values, flushed as one batch from position ``first`` on."""
     worker = encoder(run, batch)
     for offset, value in enumerate(values):
@@ -141,7 +143,12 @@ class StoreConformance:
     def test_lists_are_sorted_and_by_prefix(self, run: RunStore) -> None:
         for path in ("data/b", "data/a", "data/a-2", "date", "data/c/d"):
             run.write(path, path.encode())
-        assert [info.path for info in run.list("data/")] == ["data/a", "data/a-2", "data/b", "data/c/d"]
+        assert [info.path for info in run.list("data/")] == [
+            "data/a",
+            "data/a-2",
+            "data/b",
+            "data/c/d",
+        ]
         assert [info.path for info in run.list("data/a")] == ["data/a", "data/a-2"]
         assert [info.bytes for info in run.list("date")] == [4]
         assert run.list("nothing/") == []
@@ -173,10 +180,10 @@ class StoreConformance:
 
     def test_it_travels(self, store: Store, run: RunStore) -> None:
         run.write("there", b"1")
-        again = pickle.loads(pickle.dumps(run))  # noqa: S301 - our own
+        again = pickle.loads(pickle.dumps(run))
         assert again.run_id == run.run_id
         assert again.read("there") == b"1"
-        assert pickle.loads(pickle.dumps(store)).url == store.url  # noqa: S301 - our own
+        assert pickle.loads(pickle.dumps(store)).url == store.url
 
     # ------------------------------------------------------------------------------------ values
 

@@ -76,9 +76,7 @@ class Tally:
         """Names under which there is a note."""
         return sorted(path.name for path in self.folder.iterdir())
 
-    def wait(
-        self, name: str, count: int = 1, *, over: Callable[[], bool] = lambda: False
-    ) -> None:
+    def wait(self, name: str, count: int = 1, *, over: Callable[[], bool] = lambda: False) -> None:
         """Wait until there are so many notes under a name.
 
         Parameters

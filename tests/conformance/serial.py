@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
+
 from headrace import context, task, unmapped
 from headrace.testing import Tally
 

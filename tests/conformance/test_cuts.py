@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
-import headrace
 import pyarrow as pa
 import pytest
-from headrace.core import sizing
-from headrace.core.settings import settings_override
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import headrace
+from headrace.core import sizing
+from headrace.core.settings import settings_override
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def test_datasets_do_not_depend_on_the_cut(executor, values, first, second):
 
 def test_the_cut_is_what_the_test_says():
     """Or the tests above would show nothing."""
+
     @headrace.flow(executor="inline")
     def counted():
         keep.map(range(12)).wait()

@@ -3,12 +3,13 @@
 import tempfile
 from pathlib import Path
 
-import headrace
 import pytest
-from headrace.core.settings import settings_override
-from headrace.testing import Tally
 from hypothesis import HealthCheck, given, settings
 from serial import foretell, graphs, play
+
+import headrace
+from headrace.core.settings import settings_override
+from headrace.testing import Tally
 
 EXECUTORS = {
     "inline": (headrace.InlineExecutor(), 40),

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+
 from headrace.storage.store import ArrowStore
 from headrace.testing import StoreConformance
 

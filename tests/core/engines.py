@@ -27,7 +27,9 @@ class Run:
 
     def map(self, fn: Callable[..., Any], source: Any, /, name: str = "x", **rest: Any) -> Any:
         """Map over one parameter; ``rest`` are task options, or ``static``, ``window``."""
-        call = {k: rest.pop(k) for k in ("static", "window", "wait_for", "allow_failure") if k in rest}
+        call = {
+            k: rest.pop(k) for k in ("static", "window", "wait_for", "allow_failure") if k in rest
+        }
         static = call.pop("static", {})
         options = TaskOptions(name=fn.__name__, **rest)
         node = self.engine.add(
@@ -35,7 +37,9 @@ class Run:
         )
         return MapFuture[Any](self.engine, node)
 
-    def submit(self, fn: Callable[..., Any], /, *, options: Mapping[str, Any] = {}, **static: Any) -> Any:  # noqa: B006
+    def submit(
+        self, fn: Callable[..., Any], /, *, options: Mapping[str, Any] = {}, **static: Any
+    ) -> Any:
         node = self.engine.add(Call(None, fn, TaskOptions(name=fn.__name__, **options), static))
         return Future[Any](self.engine, node, 0)
 

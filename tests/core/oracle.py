@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headrace.core.items import ItemState
-
 from core.simulated import NodeSpec
+
+from headrace.core.items import ItemState
 
 GOOD = {"COMPLETED"}
 FAILED = {"FAILED", "TIMED_OUT", "CRASHED"}

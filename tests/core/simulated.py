@@ -15,6 +15,7 @@ from typing import Any
 
 from headrace.core.columns import Chunk
 from headrace.core.commands import Ask, Command, Committed, Feed, ItemEvent, NodeEnded, Submit
+from headrace.core.endings import UpstreamFailure
 from headrace.core.interfaces import (
     Control,
     End,
@@ -28,7 +29,6 @@ from headrace.core.interfaces import (
     Report,
     WorkerInfo,
 )
-from headrace.core.endings import UpstreamFailure
 from headrace.core.items import ItemState
 from headrace.core.machine import Machine
 from headrace.core.nodes import Flight, Node, NodeOptions
@@ -225,9 +225,7 @@ class Simulation:
         error = ValueError("iterable") if ended and spec.raises else None
         column = [(node.id, position) for position in range(first, first + count)]
         self.take(
-            self.machine.fed(
-                node, [column], 16 * count, exhausted=ended, error=error, now=self.now
-            )
+            self.machine.fed(node, [column], 16 * count, exhausted=ended, error=error, now=self.now)
         )
 
     def adopt_late(self) -> None:
@@ -389,9 +387,17 @@ class Simulation:
     def failure(self, job: Job, stage: int, position: int, kind: FailureKind) -> Failure:
         flight = job.flight
         return Failure(
-            flight.nodes[stage].id, position, flight.attempts[stage], kind,
-            "ValueError", "scripted", "", None, self.now, self.now,
-        )  # fmt: skip
+            flight.nodes[stage].id,
+            position,
+            flight.attempts[stage],
+            kind,
+            "ValueError",
+            "scripted",
+            "",
+            None,
+            self.now,
+            self.now,
+        )
 
     def flush(self, job: Job) -> tuple[Receipt, ...]:
         fresh: list[Receipt] = []
@@ -404,9 +410,16 @@ class Simulation:
                 attempt = job.flight.attempts[stage]
                 fresh.append(
                     Receipt(
-                        node.id, job.flight.id, attempt, part, Positions.of(held),
-                        1, self.now, self.now, 0.0,
-                    )  # fmt: skip
+                        node.id,
+                        job.flight.id,
+                        attempt,
+                        part,
+                        Positions.of(held),
+                        1,
+                        self.now,
+                        self.now,
+                        0.0,
+                    )
                 )
                 job.pending[stage] = []
                 if stage == len(job.flight.nodes) - 1:
@@ -438,9 +451,18 @@ class Simulation:
             return
         self.tell(
             Report(
-                "r", job.flight.id, None if job.announced else WORKER, receipts, failures, (),
-                returned, passed, job.index, 0, end,
-            )  # fmt: skip
+                "r",
+                job.flight.id,
+                None if job.announced else WORKER,
+                receipts,
+                failures,
+                (),
+                returned,
+                passed,
+                job.index,
+                0,
+                end,
+            )
         )
         job.announced = True
 
@@ -452,9 +474,7 @@ class Simulation:
     def die(self, job: Job, guilty: tuple[int, int] | None) -> None:
         self.end_badly(job, Outcome.DIED, guilty)
 
-    def end_badly(
-        self, job: Job, outcome: Outcome, running: tuple[int, int] | None = None
-    ) -> None:
+    def end_badly(self, job: Job, outcome: Outcome, running: tuple[int, int] | None = None) -> None:
         if self.rng.random() < 0.5 and running is None:
             receipts = self.flush(job)
             self.report(job, receipts=receipts, mute=self.rng.random() < self.faults.mute)
@@ -495,7 +515,7 @@ class Simulation:
         for node in self.nodes:
             assert node.items.ended == node.items.size == node.total
             assert not node.queue and not node.queued and not node.parked and not node.doomed
-            assert not node.flights and not node.lined_up or node.ended
+            assert (not node.flights and not node.lined_up) or node.ended
         assert not machine.flights and not machine.feedable and not machine.holding
         assert not machine.dependents, machine.dependents
         assert not machine.lanes, machine.lanes
@@ -506,12 +526,12 @@ class Simulation:
 
     def story(self) -> str:
         lines = [f"step {self.steps}, now {self.now}, jobs {len(self.jobs)}"]
-        for node in self.nodes:
-            lines.append(
-                f"{node.key}: {node.state} {node.fate} {node.items.named_counts()} queued "
-                f"{node.queued} waits {node.waits} exhausted {node.exhausted} "
-                f"flights {node.flights} opened {node.opened}"
-            )
+        lines += [
+            f"{node.key}: {node.state} {node.fate} {node.items.named_counts()} queued "
+            f"{node.queued} waits {node.waits} exhausted {node.exhausted} "
+            f"flights {node.flights} opened {node.opened}"
+            for node in self.nodes
+        ]
         return "\n".join(lines)
 
     def states(self) -> list[tuple[str, list[str]]]:

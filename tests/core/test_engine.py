@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core.engines import Run, running
 
 from headrace.core.errors import (
     Cancelled,
@@ -26,8 +27,6 @@ from headrace.core.futures import Future
 from headrace.core.items import ItemState
 from headrace.core.records import receipt_of
 from headrace.core.registry import resolve_executor
-
-from core.engines import Run, running
 
 EXECUTORS = ("threads", "processes")
 
@@ -105,7 +104,10 @@ def test_items_downstream_of_a_failed_one_are_skipped_with_the_cause_named(run: 
         run.end(future)
     assert second.node.state == "Failed" and last.node.state == "Skipped"
     assert third.node.items.named_counts() == {"Completed": 8, "Skipped": 2}
-    with pytest.raises(UpstreamFailed, match=r"'inc-1' item 7 .*'inc-0' item 7 is Skipped.*'picky-0' item 7 is Failed.*not 7"):
+    with pytest.raises(
+        UpstreamFailed,
+        match=r"'inc-1' item 7 .*'inc-0' item 7 is Skipped.*'picky-0' item 7 is Failed.*not 7",
+    ):
         third[7].result()
     with pytest.raises(UpstreamFailed, match="'inc-1' did not complete"):
         last.result()
@@ -349,7 +351,7 @@ def wait_for_file(x: int, folder: str) -> int:
 
 def test_one_item_is_cancelled_and_the_others_complete(run: Run, tmp_path: Path) -> None:
     future = run.map(wait_for_file, range(3), static={"folder": str(tmp_path)})
-    run.engine.block(lambda: (tmp_path / "began-0").exists(), 30)
+    run.engine.block((tmp_path / "began-0").exists, 30)
     assert future[0].cancel() and future[2].cancel()
     assert run.engine.block(lambda: future[0].done() and future[2].done(), 60)
     (tmp_path / "go").touch()
@@ -363,7 +365,7 @@ def test_one_item_is_cancelled_and_the_others_complete(run: Run, tmp_path: Path)
 def test_a_run_is_cancelled_whatever_it_does(run: Run, tmp_path: Path) -> None:
     first = run.map(wait_for_file, range(4), static={"folder": str(tmp_path)})
     second = run.map(inc, first)
-    run.engine.block(lambda: (tmp_path / "began-0").exists(), 30)
+    run.engine.block((tmp_path / "began-0").exists, 30)
     run.engine.cancel(reason="the test wants it")
     assert run.end(first).state == run.end(second).state == "Cancelled"
     with pytest.raises(Cancelled, match="the test wants it"):
@@ -390,7 +392,11 @@ def test_journal_and_history_tell_all(run: Run) -> None:
     (node,) = [r for r in journal if r["type"] == "node"]
     assert node["counts"] == {"Completed": 199, "Failed": 1}
     (row,) = run.history.nodes(run.id)
-    assert (row.state, row.total, dict(row.counts)) == ("Failed", 200, {"Completed": 199, "Failed": 1})
+    assert (row.state, row.total, dict(row.counts)) == (
+        "Failed",
+        200,
+        {"Completed": 199, "Failed": 1},
+    )
     batches = run.history.batches(run.id, future.node.id)
     assert sum(b.items for b in batches) >= 200
     assert all(b.worker and b.ended for b in batches)
@@ -462,7 +468,7 @@ def test_an_internal_error_ends_the_run_and_says_so(
 
     monkeypatch.setattr(threads.engine.machine, "tick", broken)
     assert threads.engine.block(lambda: future.node.ended, 30)
-    with pytest.raises(HeadraceError, match="internal error.*ZeroDivisionError: a bug"):
+    with pytest.raises(HeadraceError, match=r"internal error.*ZeroDivisionError: a bug"):
         threads.engine.values(future.node)
     with pytest.raises(Cancelled, match="internal error"):
         threads.submit(inc, x=1)
@@ -481,5 +487,3 @@ def test_a_store_that_cannot_be_listed_ends_the_run(
     processes.engine.block(lambda: future.node.ended, 60)
     assert future.node.ended
     assert "listing is broken" in str(processes.engine.trouble)
-
-

@@ -6,14 +6,13 @@ import dataclasses
 from collections import Counter
 
 import pytest
+from core.oracle import expected
+from core.simulated import Faults, NodeSpec, Script, Simulation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.core.items import ItemState
 from headrace.core.nodes import NodeOptions
-
-from core.oracle import expected
-from core.simulated import Faults, NodeSpec, Script, Simulation
 
 SETTINGS = settings(max_examples=100, deadline=None, print_blob=True)
 SEEDS = st.integers(0, 2**20)

@@ -126,7 +126,8 @@ def test_a_changed_line_is_told_as_it_is() -> None:
 def test_equal_failures_share_their_texts() -> None:
     interner = Interner(most=8)
     first, second = (
-        interner.shared(failure_of(STAGE, p, caught(raising(ValueError("same"))), 0)) for p in (1, 2)
+        interner.shared(failure_of(STAGE, p, caught(raising(ValueError("same"))), 0))
+        for p in (1, 2)
     )
     assert first.traceback is second.traceback and first.exception is second.exception
     many = [interner.shared(failure_of(STAGE, p, ValueError(p), 0)) for p in range(100)]
@@ -138,4 +139,4 @@ def test_equal_failures_share_their_texts() -> None:
 
 def test_a_shadowed_builtin_is_not_taken_for_the_builtin() -> None:
     fake = type("ValueError", (Exception,), {"__module__": "builtins"})
-    assert pickled(fake("x")) is None or type(pickle.loads(pickled(fake("x")) or b"")) is fake  # noqa: S301
+    assert pickled(fake("x")) is None or type(pickle.loads(pickled(fake("x")) or b"")) is fake

@@ -59,16 +59,24 @@ def drive(machine: Machine, commands: list[Command], source: list[int]) -> int:
             where, last = flight.chunk.positions, len(flight.nodes) - 1
             receipts = tuple(
                 Receipt(
-                    node.id, flight.id, flight.attempts[stage],
+                    node.id,
+                    flight.id,
+                    flight.attempts[stage],
                     Part(f"{node.id}-{flight.id}", "arrow", "int", 8, len(where), 0),
-                    where, 1, now, now, 0.0,
-                )  # fmt: skip
+                    where,
+                    1,
+                    now,
+                    now,
+                    0.0,
+                )
                 for stage, node in enumerate(flight.nodes)
                 if node.options.persist or stage == last
             )
             end = End(Outcome.DONE, seconds=len(where) * RATE)
             todo.extend(
-                machine.report(Report("r", flight.id, receipts=receipts, end=end, started=len(where)), now)
+                machine.report(
+                    Report("r", flight.id, receipts=receipts, end=end, started=len(where)), now
+                )
             )
     return batches
 

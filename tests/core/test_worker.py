@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import pickle
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from core.bodies import Bench
 
 from headrace.core.context import context
 from headrace.core.errors import StorageError, UnreachableStoreError
@@ -21,8 +23,6 @@ from headrace.core.livecode import Live
 from headrace.core.packing import pack
 from headrace.core.tracebacks import unpickled
 from headrace.core.worker import CancelRequest, TimeLimit
-
-from core.bodies import Bench
 
 
 @pytest.fixture
@@ -181,7 +181,9 @@ def test_finished_items_are_told_while_a_long_one_runs(bench: Bench) -> None:
     bench.wait(lambda b: any(r.receipts for r in b.reports))
     told = {p for r in bench.reports for receipt in r.receipts for p in receipt.positions}
     assert told <= {0, 1, 2}
-    bench.wait(lambda b: {0, 1, 2} <= {p for r in b.reports for c in r.receipts for p in c.positions})
+    bench.wait(
+        lambda b: {0, 1, 2} <= {p for r in b.reports for c in r.receipts for p in c.positions}
+    )
     release.set()
     thread.join(20)
     assert set(bench.values()) == set(range(5))
@@ -245,6 +247,7 @@ def test_a_store_that_fails_for_good_is_told_in_the_end(bench: Bench) -> None:
 
 def test_failures_of_a_chain_come_with_the_values_that_they_stand_on(bench: Bench) -> None:
     """While the store fails, they wait: else the stage before would run again for nothing."""
+
     def fails(x: int) -> int:
         if x == 0:
             bench.store.broken = StorageError("busy")
@@ -255,9 +258,7 @@ def test_failures_of_a_chain_come_with_the_values_that_they_stand_on(bench: Benc
         bench.store.broken = None
         return x
 
-    bench.run(
-        bench.batch([bench.spec(double), bench.spec_of(fails)], range(2), flush_seconds=0.01)
-    )
+    bench.run(bench.batch([bench.spec(double), bench.spec_of(fails)], range(2), flush_seconds=0.01))
     known: set[int] = set()
     for report in bench.reports:
         known |= {p for c in report.receipts if c.node == 0 for p in c.positions}
@@ -388,10 +389,8 @@ def run_quietly(bench: Bench, batch: Any) -> None:
         bench.run(batch)
     except TimeLimit:
         assert bench.reports[-1].end is not None
-    try:
+    with contextlib.suppress(TimeLimit):
         time.sleep(0.01)
-    except TimeLimit:
-        pass
 
 
 def test_a_cancel_ends_the_batch_and_keeps_what_is_done(bench: Bench) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from headrace.core import registry
 
 _SOURCE = Path(__file__).with_name("shell_executor.py")

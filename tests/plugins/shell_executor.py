@@ -59,14 +59,14 @@ class ShellExecutor:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ExecutorError(f"the shell {self.shell[0]!r} does not answer: {error}") from error
         if answer.stdout.strip() != "ready":
-            raise ExecutorError(f"the shell {self.shell[0]!r} does not answer: {answer.stderr.strip()}")
+            raise ExecutorError(
+                f"the shell {self.shell[0]!r} does not answer: {answer.stderr.strip()}"
+            )
         capacity = Capacity(cpus=self.slots, custom={"disk": self.disks})
         launch = Launch(spawn=self._spawn, shared_marks=False, local=False)
         return SlotPool(self.name, capacity, launch)
 
-    def _spawn(
-        self, arguments: list[str], environment: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start ``sh -c 'exec env NAME=VALUE ... python -m headrace.executors.child'``."""
         variables = [f"{name}={environment[name]}" for name in _PASSED_ON if name in environment]
         line = shlex.join(["exec", "env", *variables, *arguments])

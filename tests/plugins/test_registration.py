@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import headrace
 import pytest
+
+import headrace
 from headrace.core import registry
 from headrace.core.errors import ConfigurationError
 from headrace.core.interfaces import Executor
@@ -33,17 +34,19 @@ def test_a_flow_runs_on_it_by_name():
 
 
 def test_one_that_does_not_load_is_told():
-    with pytest.raises(ConfigurationError, match="'broken'.*headrace_shell:NoSuchExecutor"):
+    with pytest.raises(ConfigurationError, match=r"'broken'.*headrace_shell:NoSuchExecutor"):
         registry.resolve_executor("broken")
 
 
 def test_a_near_miss_is_told():
-    with pytest.raises(ConfigurationError, match="unknown executor 'shel'.*shell"):
+    with pytest.raises(ConfigurationError, match=r"unknown executor 'shel'.*shell"):
         registry.resolve_executor("shel")
 
 
 def test_the_command_line_knows_it(site):
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); from headrace.cli.main import main; main()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); from headrace.cli.main import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "executors"], capture_output=True, text=True, check=True
     )

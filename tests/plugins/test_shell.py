@@ -1,6 +1,7 @@
 """An executor that headrace does not know passes the suite of those that it brings."""
 
 import pytest
+
 from headrace.testing import ExecutorConformance
 
 
