@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -410,6 +411,16 @@ def merged_type(a: Any, b: Any) -> Any | None:
     return None
 
 
+@lru_cache(maxsize=1024)
+def _casts(source: Any, target: Any) -> bool:
+    """Whether Arrow knows how to cast: of some nested nulls it does not."""
+    try:
+        pa.array([], source).cast(target)
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def merged_form(a: Form, b: Form) -> Form | None:
     """One form for both, such that every value still comes back exactly; None if there is none."""
     if b in (a, NULL):
@@ -419,4 +430,6 @@ def merged_form(a: Form, b: Form) -> Form | None:
     if a.restore != b.restore:
         return None
     kind = merged_type(a.type, b.type)
+    if kind is not None and not (_casts(a.type, kind) and _casts(b.type, kind)):
+        return None
     return None if kind is None else Form(kind, a.restore, a.raw and b.raw)

@@ -101,11 +101,17 @@ def _freeze_each(values: list[Any]) -> tuple[Form, Any]:
         form = merged_form(form, other) if form is not None else None
     if form is None:
         return _pickled_column(values)
-    payloads = [
-        p.cast(form.type) if isinstance(p, pa.Array) and p.type != form.type else p
-        for _, p in frozen
-    ]
-    return form, array_of(form, payloads)
+    if form.raw:
+        return form, array_of(form, [payload for _, payload in frozen])
+    return form, array_of(form, [_cast(own, payload, form) for own, payload in frozen])
+
+
+def _cast(own: Form, payload: Any, form: Form) -> Any:
+    """One frozen value as an array of the form that it shares with others; null as None."""
+    if own == NULL:
+        return None
+    array = pa.array([payload], own.type) if own.raw else payload
+    return array if array.type == form.type else array.cast(form.type)
 
 
 def _pickled_column(values: list[Any]) -> tuple[Form, Any]:
