@@ -11,17 +11,16 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import cloudpickle
 
-from .context import Cursor
+from .context import TASK_RUN, Cursor
 from .errors import AlreadyExistsError, HeadraceError, NotFoundError, UnreachableStoreError
 from .interfaces import (
     Batch,
@@ -38,6 +37,7 @@ from .interfaces import (
     Sink,
     WorkerInfo,
 )
+from .logs import logged_prints
 from .shipping import StaleCodeError
 from .stages import LoadedStage, load_stage, materialised
 from .tracebacks import Interner, failure_of
@@ -46,6 +46,8 @@ _POLL_SECONDS = 0.05
 
 Todo: TypeAlias = "Iterator[tuple[int, tuple[int, tuple[Any, ...]]]]"
 """(index, (position, mapped arguments)) of the items that have not started."""
+Step: TypeAlias = "tuple[int, Callable[..., Any], Cursor, Callable[[int, Any, int, int], None], float | None, bool]"
+"""Stage, function, context, what takes the value, time limit, and is there a stage behind it?"""
 
 
 class Interrupted(BaseException):
@@ -88,7 +90,9 @@ def run_batch(
     stages: list[LoadedStage] = []
     try:
         if batch.claim and not _claim(batch, worker):
-            report(_last(batch, worker, End(Outcome.DUPLICATE, "another execution holds its claim")))
+            report(
+                _last(batch, worker, End(Outcome.DUPLICATE, "another execution holds its claim"))
+            )
             return
         for index in range(len(batch.stages)):
             stages.append(load_stage(batch, index, in_child=in_child))
@@ -146,9 +150,7 @@ def _refusal(batch: Batch, stage: int, error: BaseException, worker: WorkerInfo)
         error = HeadraceError(
             f"task {key!r} cannot be loaded on worker {worker.id}: {type(error).__name__}: {error}"
         )
-    return End(
-        Outcome.REFUSED, str(error), running=(stage, -1), error=cloudpickle.dumps(error)
-    )
+    return End(Outcome.REFUSED, str(error), running=(stage, -1), error=cloudpickle.dumps(error))
 
 
 class _Body:
@@ -186,8 +188,8 @@ class _Body:
         self.announced = False
         self.receipts: list[Receipt] = []
         """Committed and not told yet."""
-        self.ended = -1
-        """Index of the last item that is over; of items that run one by one."""
+        self.ended = 0
+        """Items that are over; of those that run one by one."""
         self.known = Interner()
 
     # -------------------------------------------------------------------------------- running
@@ -214,89 +216,83 @@ class _Body:
 
     def _run_sync(self) -> None:
         """Run item by item. A time limit may strike between two of them: then the loop goes on."""
-        cursors = [stage.cursor(self.logs) for stage in self.stages]
         rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(self.positions))
         todo = enumerate(zip(self.positions, rows, strict=True))
-        simple = len(self.stages) == 1 and not self.alarm
-        while True:
-            try:
-                if not simple:
-                    return self._run_chain(todo, cursors)
-                with cursors[0].entered():
-                    return self._run_simple(todo, cursors[0])
-            except TimeLimit as error:
-                if self.ended < self.marks[Mark.STARTED] - 1:
-                    self.ended = self.marks[Mark.STARTED] - 1
-                    self._fail(0, self.positions[self.ended], error, time.time_ns())
-
-    def _run_simple(self, todo: Todo, cursor: Cursor) -> None:
-        """The common case, and the one that must be cheap: one stage, no alarm."""
-        marks, encoder, call = self.marks, self.encoders[0], self.stages[0].spread
-        assert encoder is not None, "the last stage always commits"
-        add, clock = encoder.add, time.monotonic_ns
-        epoch = time.time_ns() - clock()
-        index = -1
+        steps = list(map(self._step, range(len(self.stages))))
+        before = TASK_RUN.set(None)
         try:
-            for index, (position, args) in todo:  # noqa: B007 - told in `finally`
-                if index >= self.limit:
-                    return
-                marks[4] = index + 1
-                marks[1] = index
-                cursor.position = position
-                marks[3] = start = clock()
-                try:
-                    add(position, call(*args), epoch + start, epoch + clock())
-                except CancelRequest:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - user code may raise anything
-                    self._fail(0, position, error, epoch + start)
-                if marks[0] == 2:
-                    return
-        except TimeLimit:  # struck outside of the item's code, or while its error was noted
-            self.ended = index - 1
-            raise
+            with self._prints():
+                while True:
+                    try:
+                        return self._run_items(todo, steps)
+                    except TimeLimit as error:
+                        started = self.marks[Mark.STARTED]
+                        if self.ended < started:
+                            self.ended = started
+                            self._fail(0, self.positions[started - 1], error, time.time_ns())
+        finally:
+            TASK_RUN.reset(before)
 
-    def _run_chain(self, todo: Todo, cursors: list[Cursor]) -> None:
-        marks = self.marks
+    def _step(self, number: int) -> Step:
+        """What is done with an item in one stage, looked up once for all items."""
+        stage, encoder = self.stages[number], self.encoders[number]
+        seconds = self.batch.stages[number].timeout_seconds if self.alarm else None
+        keep = self._passing(number) if encoder is None else encoder.add
+        inner = number < len(self.stages) - 1
+        return number, stage.spread, stage.cursor(self.logs), keep, seconds, inner
+
+    def _passing(self, number: int) -> Callable[[int, Any, int, int], None]:
+        passed = self.passed[number]
+        return lambda position, _value, _started, _ended: passed.append(position)
+
+    @contextmanager
+    def _prints(self) -> Generator[None]:
+        if any(stage.spec.log_prints for stage in self.stages):
+            with logged_prints():
+                yield
+        else:
+            yield
+
+    def _run_items(self, todo: Todo, steps: list[Step]) -> None:
+        """Every item through all stages; each line here is paid for by each item.
+
+        Of the marks ``SINCE_NS`` comes first: nobody must see an item begin when the last one did.
+        """
+        marks, enter, clock, alarm = self.marks, TASK_RUN.set, time.monotonic_ns, signal.setitimer
+        epoch, chain = time.time_ns() - clock(), len(steps) > 1
+        enter(steps[0][2])
         for index, (position, args) in todo:
             if index >= self.limit:
                 return
-            marks[Mark.STARTED] = index + 1
-            marks[Mark.STAGE] = 0
-            marks[Mark.SINCE_NS] = time.monotonic_ns()
-            marks[Mark.RUNNING] = index
-            self._item(position, args, cursors)
-            self.ended = index
-            if marks[Mark.CONTROL] == 2:
+            marks[4] = index + 1
+            for number, call, cursor, keep, seconds, inner in steps:
+                marks[3] = start = clock()
+                if chain:
+                    marks[2] = number
+                    enter(cursor)
+                marks[1] = index
+                cursor.position = position
+                try:
+                    if seconds:
+                        alarm(signal.ITIMER_REAL, seconds)
+                    value = call(*args)
+                    if inner:
+                        value = materialised(value)
+                    keep(position, value, epoch + start, epoch + clock())
+                    if seconds:
+                        alarm(signal.ITIMER_REAL, 0)
+                except CancelRequest:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - user code may raise anything
+                    if seconds:
+                        alarm(signal.ITIMER_REAL, 0)
+                    self._fail(number, position, error, epoch + start)
+                    break
+                if inner:
+                    args = (value,)
+            self.ended = index + 1
+            if marks[0] == 2:
                 return
-
-    def _item(self, position: int, args: Any, cursors: list[Cursor]) -> None:
-        """One item through all stages, with the soft time limit of each."""
-        last = len(self.stages) - 1
-        for number, (stage, cursor) in enumerate(zip(self.stages, cursors, strict=True)):
-            start = time.time_ns()
-            self.marks[Mark.SINCE_NS] = time.monotonic_ns()
-            self.marks[Mark.STAGE] = number
-            limit = self.batch.stages[number].timeout_seconds if self.alarm else None
-            cursor.position = position
-            try:
-                with cursor.entered():
-                    try:
-                        if limit:
-                            signal.setitimer(signal.ITIMER_REAL, limit)
-                        value = stage.spread(*args)
-                        if number < last:
-                            value = materialised(value)
-                        self._keep(number, position, value, start)
-                    finally:
-                        if limit:
-                            signal.setitimer(signal.ITIMER_REAL, 0)
-            except CancelRequest:
-                raise
-            except BaseException as error:  # noqa: BLE001 - user code may raise anything
-                self._fail(number, position, error, start)
-                return
-            args = (value,)
 
     async def _run_async(self) -> None:
         cursors = [stage.cursor(self.logs) for stage in self.stages]
@@ -374,7 +370,7 @@ class _Body:
         self.failures.append(self.known.shared(failure))
 
     @contextmanager
-    def _alarms(self) -> Iterator[None]:
+    def _alarms(self) -> Generator[None]:
         """In a child's main thread, an alarm raises `TimeLimit` inside the item that is late."""
         if not self.alarm:
             yield
@@ -421,7 +417,7 @@ class _Body:
         failures, passed = self._outcomes()
         try:
             self.flush()
-        except Exception as error:  # the store's last word, after its own retries
+        except Exception as error:  # noqa: BLE001 - the store's last word, after its own retries
             if end is None:
                 self.failures[:0] = failures
                 for (_node, done), kept in zip(passed, self.passed, strict=True):
@@ -463,7 +459,9 @@ class _Body:
 
     def unfinished(self, outcome: Outcome) -> tuple[int, ...]:
         """Positions that had started when a kill came; the driver knows which of them ended."""
-        return tuple(self.positions[: self.marks[Mark.STARTED]]) if outcome is Outcome.KILLED else ()
+        return (
+            tuple(self.positions[: self.marks[Mark.STARTED]]) if outcome is Outcome.KILLED else ()
+        )
 
 
 class _Clerk(threading.Thread):
@@ -499,4 +497,3 @@ def _drain(values: list[Any]) -> tuple[Any, ...]:
     taken = tuple(values[:count])
     del values[:count]
     return taken
-
