@@ -19,7 +19,7 @@ from .tables import table
 
 _PAGE = 10_000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_NUMBERS = dict(zip(_LEVELS, (10, 20, 30, 40, 50), strict=True))
+_NUMBERS: dict[str, int] = dict(zip(_LEVELS, (10, 20, 30, 40, 50), strict=True))
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 _run_argument = click.argument("run", metavar="RUN")
 

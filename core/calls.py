@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from .interfaces import Isolation, Manifest, Resources, RunView
 
 if TYPE_CHECKING:
     from .graph import Graph
+    from .nodes import Node
     from .states import State
+
+NodeHandle: TypeAlias = "Node"
+"""A node as futures see it: they read it from any thread, and change nothing."""
 
 OnError = Literal["raise", "fail_fast", "quarantine"]
 
@@ -103,30 +107,6 @@ class Call:
     """``map(key=...)``: the item's own identity, from its input."""
     window: int | None = None
     """``map(max_in_flight=...)``: items handed out and not finished, at most."""
-
-
-class NodeHandle(Protocol):
-    """A node as futures see it. Reads are cheap and thread-safe."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def total(self) -> int | None:
-        """Number of items, None while it is not known (a single call: 1)."""
-        ...
-
-    @property
-    def ended(self) -> bool:
-        """Every item is in a final state and no more will come."""
-        ...
-
-    def counts(self) -> dict[str, int]:
-        """Items by state name."""
-        ...
-
-    def item_done(self, position: int) -> bool: ...
 
 
 class EngineAPI(Protocol):

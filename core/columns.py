@@ -62,10 +62,10 @@ def joined(columns: Sequence[Column]) -> Column:
         numbers.append(np.asarray(renumber, dtype=np.int64)[np.asarray(column.part)])
     return RefColumn(
         tuple(places),
-        np.concatenate(numbers),  # type: ignore[arg-type]
-        np.concatenate([column.index for column in references]),  # type: ignore[arg-type]
-        np.concatenate([column.first_row for column in references]),  # type: ignore[arg-type]
-        np.concatenate([column.rows for column in references]),  # type: ignore[arg-type]
+        np.concatenate(numbers),
+        np.concatenate([column.index for column in references]),
+        np.concatenate([column.first_row for column in references]),
+        np.concatenate([column.rows for column in references]),
         tuple(inline),
     )
 

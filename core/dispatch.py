@@ -198,7 +198,7 @@ class Dispatcher:
         names = tuple(prepared.call.mapped)
         for index, position in enumerate(flight.chunk.positions):
             for name, column in zip(names, flight.chunk.columns, strict=True):
-                value = column[index : index + 1]
+                value: Any = column[index : index + 1]
                 try:
                     pack(value)
                 except Exception as broken:  # noqa: BLE001 - as above

@@ -278,11 +278,15 @@ class Engine:
         sources = list(call.mapped.values())
         if len(sources) == 1 and isinstance(sources[0], MapFuture):
             source = sources[0]
-            if source.engine is self and not source.node.single and call.key_fn is None:
+            if (
+                source.engine.run_id == self.run_id
+                and not source.node.single
+                and call.key_fn is None
+            ):
                 node.link = source.node
                 node.allow_failure = next(iter(call.mapped)) in call.allow_failure
         for source in sources:  # what it maps over must be there before the feeder starts
-            if isinstance(source, Future) and source.engine is self:
+            if isinstance(source, Future) and source.engine.run_id == self.run_id:
                 node.waits[source.node.id, source.position] = False
         for dependency in static.dependencies:
             node.waits[dependency.node.id, dependency.position] = dependency.allow_failure

@@ -499,10 +499,11 @@ class RefColumn:
     """A column of committed values: for each item a part number and its place in the part."""
 
     parts: tuple[Part, ...]
-    part: Sequence[int]
-    index: Sequence[int]
-    first_row: Sequence[int]
-    rows: Sequence[int]
+    part: Any
+    """These four: one int per item, a sequence or an array."""
+    index: Any
+    first_row: Any
+    rows: Any
     inline: tuple[bytes | None, ...]
     """Per part."""
 

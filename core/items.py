@@ -157,7 +157,7 @@ class ItemTable:
         self._states[where] = to
         self.counts[to] += len(where)
 
-    def select(self, positions: Positions, *states: ItemState) -> Positions:
+    def select(self, positions: Positions, *states: int) -> Positions:
         """Those of the positions that are in one of the states."""
         wanted = np.zeros(len(ItemState), dtype=bool)
         wanted[list(states)] = True
@@ -246,10 +246,10 @@ class ItemTable:
                 rows[mine] = per_item[at]
         return RefColumn(
             tuple(receipt.part for receipt in receipts),
-            part.astype(np.int64),  # type: ignore[arg-type]
-            index,  # type: ignore[arg-type]
-            first,  # type: ignore[arg-type]
-            rows,  # type: ignore[arg-type]
+            part.astype(np.int64),
+            index,
+            first,
+            rows,
             tuple(r.inline if r.part.bytes <= inline_limit else None for r in receipts),
         )
 
@@ -266,7 +266,7 @@ class ItemTable:
         """One byte per item, for history."""
         return self._states[: self.size].tobytes()
 
-    def where(self, *states: ItemState) -> Positions:
+    def where(self, *states: int) -> Positions:
         """All positions in one of the states."""
         return self.select(Positions.span(0, self.size), *states)
 

@@ -95,7 +95,7 @@ def graph_of(engine: Engine) -> Graph:
         for n in list(engine.nodes)
     ]
     edges = [
-        GraphEdge(source, node.id, kind)
+        GraphEdge(source, node.id, "data" if kind == "data" else "wait_for")
         for node, upstream in list(engine.notes.edges.items())
         for source, kind in upstream
     ]

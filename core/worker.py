@@ -94,8 +94,8 @@ def run_batch(
                 _last(batch, worker, End(Outcome.DUPLICATE, "another execution holds its claim"))
             )
             return
-        for index in range(len(batch.stages)):
-            stages.append(load_stage(batch, index, in_child=in_child))
+        for index in range(len(batch.stages)):  # one by one: the error tells which stage it was
+            stages.append(load_stage(batch, index, in_child=in_child))  # noqa: PERF401
     except (StaleCodeError, Interrupted):
         raise
     except BaseException as error:  # noqa: BLE001 - modules and setup are user code
@@ -253,7 +253,7 @@ class _Body:
         else:
             yield
 
-    def _run_items(self, todo: Todo, steps: list[Step]) -> None:
+    def _run_items(self, todo: Todo, steps: list[Step]) -> None:  # noqa: C901 - in one for speed
         """Every item through all stages; each line here is paid for by each item.
 
         Of the marks ``SINCE_NS`` comes first: nobody must see an item begin when the last one did.
@@ -289,7 +289,7 @@ class _Body:
                     self._fail(number, position, error, epoch + start)
                     break
                 if inner:
-                    args = (value,)
+                    args = (value,)  # noqa: PLW2901 - the next stage's
             self.ended = index + 1
             if marks[0] == 2:
                 return

@@ -264,18 +264,17 @@ def choose(files: headrace.Dataset, file_bytes: int, validation: float, test: fl
     )
 
 
-def _cut(rows: pa.Table, split: str, weights: pa.ChunkedArray, file_bytes: int) -> pa.Table:
+def _cut(rows: pa.Table, split: str, weights: Any, file_bytes: int) -> pa.Table:
     """The rows of a split with the number of the file that each goes to."""
     before = weights.to_numpy().cumsum() - weights.to_numpy()
     _, part = np.unique(before // file_bytes, return_inverse=True)
-    return pa.table(
-        {
-            "pack": rows["pack"],
-            "path": rows["path"],
-            "split": pa.array([split] * rows.num_rows, pa.string()),
-            "part": pa.array(part, pa.int64()),
-        }
-    )
+    columns: dict[str, Any] = {
+        "pack": rows["pack"],
+        "path": rows["path"],
+        "split": pa.array([split] * rows.num_rows, pa.string()),
+        "part": pa.array(part, pa.int64()),
+    }
+    return pa.table(columns)
 
 
 @task

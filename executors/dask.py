@@ -78,7 +78,7 @@ class DaskExecutor:
         from .dask_slots import DaskRunner
 
         if self.address is not None and self.address.startswith(("tcp://", "tls://")):
-            probe("Dask", self.address)
+            probe("Dask", self.address, speaks=self.address.startswith("tcp://"))
         with contextlib.ExitStack() as undo:
             cluster = self._cluster(undo)
             target = self.address if cluster is None else cluster

@@ -58,8 +58,9 @@ def defer() -> None:
     if "pandas" in sys.modules:
         return
     import pyarrow as pa
+    import pyarrow.lib as arrow
 
-    shim = getattr(pa.lib, "_pandas_api", None)
+    shim = getattr(arrow, "_pandas_api", None)
     if shim is None or not hasattr(type(shim), "pd"):
         return  # a pyarrow that does it otherwise
     hidden = _Hidden()

@@ -63,7 +63,7 @@ class RayExecutor:
         from .ray_slots import RayRunner
 
         if self.address not in (None, "auto", "local"):
-            probe("Ray", self.address)
+            probe("Ray", self.address, speaks=os.environ.get("RAY_USE_TLS", "0") == "0")
             _same_cluster(self.address)
         _keeper.acquire(self._options(), self.address or "this machine")
         try:

@@ -1,4 +1,4 @@
-"""Does anybody listen at an address? Asked first, as engines wait for minutes and leave threads."""
+"""Does anybody answer at an address? Asked first, as engines wait for minutes and leave threads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from ..core.errors import ExecutorError
 _SECONDS = 20.0
 
 
-def probe(engine: str, address: str) -> None:
-    """Connect to ``[scheme://]host:port``, and close again.
+def probe(engine: str, address: str, *, speaks: bool = True) -> None:
+    """Connect to ``[scheme://]host:port``, wait for the first byte, and close again.
+
+    Parameters
+    ----------
+    speaks
+        The server speaks first, as those of Dask and Ray do. With TLS it waits for its client.
 
     Raises
     ------
@@ -19,6 +24,8 @@ def probe(engine: str, address: str) -> None:
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS) as connection:
+            if speaks and not connection.recv(1):
+                raise ConnectionError("it hung up")
     except (OSError, ValueError) as error:
         raise ExecutorError(f"no {engine} cluster answers at {address!r}: {error}") from error

@@ -227,9 +227,9 @@ def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> Ref
         chosen = chosen[places]
     return RefColumn(
         refs,
-        np.concatenate(parts)[chosen],  # type: ignore[arg-type]
-        np.concatenate(index)[chosen],  # type: ignore[arg-type]
-        np.concatenate(first_rows)[chosen],  # type: ignore[arg-type]
-        np.concatenate(rows)[chosen],  # type: ignore[arg-type]
+        np.concatenate(parts)[chosen],
+        np.concatenate(index)[chosen],
+        np.concatenate(first_rows)[chosen],
+        np.concatenate(rows)[chosen],
         inline,
     )

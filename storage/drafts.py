@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -156,15 +156,19 @@ def _bounded(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 @dataclass(slots=True)
 class Shape:
-    """Pending dicts with the same keys and value types, and how to take one more."""
+    """Pending dicts with the same keys and types, and how to take one more."""
 
     keys: Keys
+    types: tuple[type, ...]
+    """Of the keys, then of the values."""
     forms: tuple[Form, ...]
     texts: tuple[int, ...]
     """Columns of text or bytes, whose lengths count."""
-    pending: Flat
     bytes: int
     """Estimate for one row without its texts."""
+    flat: bool
+    """Rows of scalars alone: they need no look at each value."""
+    pending: Flat = field(default_factory=list[Any])
 
 
 def row_drafts(

@@ -80,7 +80,8 @@ class ArrowEncoder:
         self._outbox: list[Draft] = []
         self._receipts: list[Receipt] = []
         self._scalars: Flat = []
-        self._shapes: dict[Any, Shape | None] = {}
+        self._shapes: dict[Any, Shape] = {}
+        self._last = Shape((), (), (), (), 64, flat=False)
         self._rows: dict[Any, Flat] = {}
         self._values: dict[Form, Flat] = {}
         self._lists: Flat = []
@@ -105,33 +106,34 @@ class ArrowEncoder:
             self._added += len(value)
             self._scalars.extend((position, started_ns, ended_ns, value))
         elif cls is dict:
+            keys = tuple(value)
             row = tuple(value.values())
-            key = (tuple(value), tuple(map(type, row)))
-            shape = self._shapes.get(key)
-            if shape is None:
-                if key in self._shapes or not self._learn(key, value):
-                    self._add_dict(position, value, started_ns, ended_ns)
-                    return
-                shape = self._shapes[key]
-                assert shape is not None
+            types = tuple(map(type, keys + row))
+            shape = self._last
+            if types != shape.types or keys != shape.keys:
+                self._last = shape = self._shape(keys, types, value)
+            if not shape.flat:
+                self._add_dict(position, value, started_ns, ended_ns)
+                return
             size = shape.bytes
             for i in shape.texts:
                 size += len(row[i])
             self._added += size
-            shape.pending.extend((position, started_ns, ended_ns, *row))
+            shape.pending.extend((position, started_ns, ended_ns) + row)  # noqa: RUF005 - faster
         else:
             self._add_other(position, value, started_ns, ended_ns)
 
-    def _learn(self, key: Any, value: dict[Any, Any]) -> bool:
-        """Decide once per key order and value types whether such dicts take the fast path."""
-        keys, types = key
-        if not _IMMUTABLE.issuperset(types) or not is_row(value):
-            self._shapes[key] = None
-            return False
-        forms = tuple(SCALARS[cls] for cls in types)
-        texts = tuple(i for i, cls in enumerate(types) if cls in _TEXTS)
-        self._shapes[key] = Shape(keys, forms, texts, [], 64 + 16 * len(keys))
-        return True
+    def _shape(self, keys: Any, types: tuple[type, ...], value: dict[Any, Any]) -> Shape:
+        """Decide once per key order and types whether such dicts take the fast path."""
+        found = self._shapes.get((keys, types))
+        if found is None:
+            own = types[len(keys) :]
+            flat = _IMMUTABLE.issuperset(own) and is_row(value)
+            forms = tuple(SCALARS[cls] for cls in own) if flat else ()
+            texts = tuple(i for i, cls in enumerate(own) if cls in _TEXTS)
+            found = Shape(keys, types, forms, texts, 64 + 16 * len(keys), flat)
+            self._shapes[keys, types] = found
+        return found
 
     def _add_dict(self, position: int, value: dict[Any, Any], start: int, end: int) -> None:
         if not is_row(value):
@@ -222,8 +224,7 @@ class ArrowEncoder:
         """Make drafts of what is pending. What does not become one stays pending."""
         self._drained = self._added
         self._move([self._scalars], lambda chunks: scalar_drafts(chunks[0]), inputs)
-        known = [shape for shape in list(self._shapes.values()) if shape is not None]
-        groups = [(shape.keys, shape.forms, shape.pending) for shape in known]
+        groups = [(s.keys, s.forms, s.pending) for s in list(self._shapes.values())]
         groups += [(keys, forms, rows) for (keys, forms), rows in list(self._rows.items())]
         groups = [group for group in groups if group[2]]
         self._move(

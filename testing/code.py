@@ -132,7 +132,7 @@ class CodeConformance(Suite):
 
             @task
             def through(x: int) -> int:
-                import headrace_suite_helper
+                import headrace_suite_helper  # pyright: ignore[reportMissingImports]
 
                 return headrace_suite_helper.version(x)
 

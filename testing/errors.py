@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -182,7 +182,7 @@ class ErrorsConformance(Suite):
     def test_what_needs_a_failed_item_is_skipped(self) -> None:
         def body() -> Any:
             bad = odd_fails.submit(1)
-            direct, nested = described.submit(bad), described.submit({"in": [bad]})
+            direct, nested = described.submit(bad), described.submit(cast("Any", {"in": [bad]}))
             waited, fine = same.submit(1, wait_for=[bad]), same.submit(2)
             chained = described.map(odd_fails.map(range(4)))
             chained.wait()
@@ -199,7 +199,7 @@ class ErrorsConformance(Suite):
         def body() -> Any:
             bad = odd_fails.submit(1)
             chained = described.map(allow_failure(odd_fails.map(range(3))))
-            return described.submit(allow_failure(bad)).result(), chained.result()
+            return described.submit(cast("Any", allow_failure(bad))).result(), chained.result()
 
         assert self.run(body) == (
             "RichError: at 1",

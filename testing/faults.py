@@ -72,6 +72,7 @@ class TimingMap:
         what = listed[min(number, len(listed)) - 1]
         if isinstance(what, Death):
             die(what)
+            return number
         spend(abs(what))
         if math.copysign(1.0, what) < 0:
             raise InjectedFault(f"item {item}, attempt {number}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -104,7 +104,7 @@ class LimitsConformance(Suite):
     )
     def test_what_can_never_be_given_is_an_error(self, need: Any) -> None:
         def body() -> Any:
-            return spans.with_options(resources=need).submit(None, 0).result()
+            return spans.with_options(resources=need).submit(cast("Any", None), 0).result()
 
         name = next(iter(need.get("custom", need)))
         with pytest.raises(ResourceError, match=name):
@@ -117,7 +117,11 @@ class LimitsConformance(Suite):
         except ResourceError:
             assert cpus > 1, "a slot gives one cpu"
             with pytest.raises(ResourceError):
-                self.run(lambda: spans.with_options(resources={"cpus": cpus}).submit(None, 0))
+                self.run(
+                    lambda: spans.with_options(resources={"cpus": cpus}).submit(
+                        cast("Any", None), 0
+                    )
+                )
             return
         assert 1 <= self._at_a_time(shared, {"cpus": cpus}, most) <= most
 

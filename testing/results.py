@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -253,7 +253,7 @@ class ResultsConformance(Suite):
             return sum(square.map(range(n)).result())
 
         def body() -> Any:
-            return add.submit(inner(4), square.submit(2)).result()
+            return add.submit(inner(4), cast("Any", square.submit(2))).result()
 
         assert self.run(body) == 14 + 4
 

@@ -190,6 +190,17 @@ def test_a_cancelled_run_has_no_open_item() -> None:
         assert set(items) <= {"COMPLETED", "CANCELLED"}
 
 
+@pytest.mark.parametrize("seed", range(25))
+def test_cancelling_the_end_of_a_chain_leaves_its_beginning_alone(seed: int) -> None:
+    """Also while both share a batch, whatever that batch had done when it was killed."""
+    specs = [NodeSpec(30), NodeSpec(link=0), NodeSpec(link=1)]
+    run = Simulation(specs, seed, late_adds=False).run([(5 + seed % 12, 1, None)])
+    first, second, third = run.states()
+    assert first == ("Completed", ["COMPLETED"] * 30)
+    assert set(second[1]) <= {"COMPLETED", "CANCELLED"}
+    assert set(third[1]) <= {"COMPLETED", "SKIPPED"}
+
+
 @pytest.mark.parametrize("persist", [True, False])
 def test_a_chain_shares_its_batches(persist: bool) -> None:
     options = NodeOptions(persist=persist)

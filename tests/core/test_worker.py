@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import pickle
 import threading
@@ -373,7 +372,9 @@ def test_time_limits_that_strike_anywhere_lose_no_item(bench: Bench) -> None:
                 interrupt(ident, TimeLimit)
 
     def fn(x: int) -> int:
-        if x >= 9_000:  # from here on nothing strikes any more, so that nothing hits the test itself
+        if (
+            x >= 9_000
+        ):  # from here on nothing strikes any more, so that nothing hits the test itself
             stop.set()
             thread.join()
         return sum(range(200)) + x
