@@ -324,6 +324,8 @@ class _Body:
         finally:
             for worker in workers:
                 worker.cancel()
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # seen: it came from a worker that was cancelled
 
     async def _async_item(self, position: int, args: Any, cursors: list[Cursor]) -> None:
         last = len(self.stages) - 1
