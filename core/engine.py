@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from . import logs, pools, records, specs
 from .calls import Call
 from .commands import Ask, BatchEnded, Command, Committed, Feed, ItemEvent, NodeEnded, Submit
+from .context import live_run
 from .dispatch import Dispatcher
 from .errors import Cancelled, HeadraceError, HistoryError, MappingError, RunError, StorageError
 from .feeding import Feeder
@@ -205,7 +206,8 @@ class Engine:
 
     def _requested(self, request: Request) -> None:
         if request.kind == "cancel":
-            self.cancel(reason="cancelled on request")
+            live = live_run(self.run_id)  # it knows the runs of the flows that this one called
+            (live.run if live is not None else self).cancel(reason="cancelled on request")
 
     # ------------------------------------------------------------------------------- the API
 
