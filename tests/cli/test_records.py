@@ -1,0 +1,94 @@
+"""`headrace runs` and `headrace cancel`: what history tells."""
+
+import json
+import time
+
+import pytest
+
+
+@pytest.fixture
+def failed(headrace):
+    """A run that failed, and one that did not."""
+    headrace("run", "pipeline:count", "--name", "good")
+    headrace("run", "pipeline:failing", "--name", "bad")
+
+
+@pytest.mark.usefixtures("failed")
+def test_list(headrace):
+    lines = headrace("runs", "list").output.splitlines()
+    assert lines[0].split() == ["id", "name", "flow", "state", "executor", "created", "took"]
+    assert [line.split()[1:5] for line in lines[1:]] == [
+        ["bad", "failing", "Failed", "inline"],
+        ["good", "count", "Completed", "inline"],
+    ]
+    found = json.loads(headrace("runs", "list", "--json", "--state", "Failed").output)
+    assert [run["name"] for run in found] == ["bad"]
+    assert len(json.loads(headrace("runs", "list", "--json", "--limit", "1").output)) == 1
+    assert headrace("runs", "list", "--flow", "other").output == "no runs\n"
+
+
+@pytest.mark.usefixtures("failed")
+def test_show(headrace):
+    shown = headrace("runs", "show", "bad").output
+    assert "Failed" in shown
+    assert "3 Completed" in shown
+    assert "1 Failed" in shown
+    found = json.loads(headrace("runs", "show", "good", "--json").output)
+    assert found["nodes"][0]["counts"]["Completed"] == 3
+    assert headrace("runs", "show", found["id"][:8]).code == 0
+
+
+@pytest.mark.usefixtures("failed")
+def test_logs(headrace):
+    lines = headrace("runs", "logs", "good").output.splitlines()
+    assert sum("inc-0[" in line and "inc " in line for line in lines) == 3
+    assert "Finished" not in headrace("runs", "logs", "good", "--level", "error").output
+    assert len(json.loads(headrace("runs", "logs", "good", "--json").output)) == len(lines)
+
+
+@pytest.mark.usefixtures("failed")
+def test_failures(headrace):
+    assert "picky-0[2]" in headrace("runs", "failures", "bad").output
+    assert "ValueError: two is too much" in headrace("runs", "failures", "bad").output
+    (failure,) = json.loads(headrace("runs", "failures", "bad", "--json").output)
+    assert (failure["item"], failure["exception"]) == (2, "ValueError")
+    assert "Traceback" in headrace("runs", "failures", "bad", "--tracebacks").output
+    assert headrace("runs", "failures", "good").output == "no item failed\n"
+
+
+@pytest.mark.usefixtures("failed")
+def test_delete(project, headrace):
+    (run,) = json.loads(headrace("runs", "list", "--json", "--flow", "count").output)
+    values = project / "home" / "storage" / run["id"]
+    assert values.is_dir()
+    assert "deleted good" in headrace("runs", "delete", "good", "--yes").output
+    assert not values.exists()
+    assert headrace("runs", "show", "good").code == 1
+
+
+@pytest.mark.usefixtures("failed")
+def test_what_has_ended_cannot_be_cancelled(headrace):
+    said = headrace("cancel", "good")
+    assert said.code == 2
+    assert "has ended already" in said.told
+
+
+@pytest.mark.parametrize("words", [("cancel",), ("runs", "cancel")])
+def test_cancel_reaches_a_running_driver(words, project, headrace):
+    from headrace.cli.finding import find_flow
+
+    run = find_flow("pipeline:lingering").with_options(executor="threads").start(str(project / "began"))
+    deadline = time.monotonic() + 30
+    while not (project / "began").exists() or run.name not in headrace("runs", "list").output:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert headrace("runs", "delete", run.name, "--yes").code == 2
+    assert "asked for the end" in headrace(*words, run.name).output
+    run.wait(30)
+    assert run.state.name == "Cancelled"
+
+
+def test_no_such_run(headrace):
+    said = headrace("runs", "show", "nobody")
+    assert said.code == 1
+    assert "nobody" in said.told
