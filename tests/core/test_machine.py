@@ -182,9 +182,10 @@ def test_everything_ends_whatever_happens(
     Simulation(specs, seed, slots=slots, faults=faults, tag_limits={"x": 1, "y": 2}).run(cancels)
 
 
-def test_a_cancelled_run_has_no_open_item() -> None:
-    specs = [NodeSpec(30), NodeSpec(link=0), NodeSpec(waits=((1, None, False),))]
-    run = Simulation(specs, 3).run([(12, None, None)])
+@pytest.mark.parametrize("seed", range(25))
+def test_a_cancelled_run_has_no_open_item(seed: int) -> None:
+    specs = [NodeSpec(200), NodeSpec(link=0), NodeSpec(waits=((1, None, False),))]
+    run = Simulation(specs, seed, late_adds=False).run([(4 + seed, None, None)])
     for state, items in run.states():
         assert state == "Cancelled"
         assert set(items) <= {"COMPLETED", "CANCELLED"}
@@ -199,6 +200,15 @@ def test_cancelling_the_end_of_a_chain_leaves_its_beginning_alone(seed: int) -> 
     assert first == ("Completed", ["COMPLETED"] * 30)
     assert set(second[1]) <= {"COMPLETED", "CANCELLED"}
     assert set(third[1]) <= {"COMPLETED", "SKIPPED"}
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_value_that_nobody_needs_any_more_is_not_made_again(seed: int) -> None:
+    """The last stage's value shows that the stages before it, which keep none, are done."""
+    specs = [NodeSpec(60, options=NodeOptions(persist=False)), NodeSpec(link=0)]
+    faults = Faults(lost=0.3, mute=1.0)
+    run = Simulation(specs, seed, faults=faults, late_adds=False).run()
+    assert all(state == ("Completed", ["COMPLETED"] * 60) for state in run.states())
 
 
 @pytest.mark.parametrize("persist", [True, False])
