@@ -639,6 +639,9 @@ class Engine:
 
     def _node_ended(self, node: Node) -> None:
         self.scribe.index(records.node_record(node))
+        good = node.items.where(*GOOD)
+        if node.good and not node.single and node.items.kept(good) == good:
+            self.scribe.index(records.manifest_record(self.manifest(node)))
         self.hooks.node(node)
         feeder = self.feeders.pop(node, None)
         if feeder is not None:

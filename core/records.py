@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .interfaces import Part, Positions, Receipt, Report
+from .errors import StorageError
+from .interfaces import Manifest, Part, Positions, Receipt, Report
 
 if TYPE_CHECKING:
     from .nodes import Node
@@ -43,6 +45,45 @@ def receipt_of(record: Mapping[str, Any]) -> Receipt:
         started=record["started"],
         ended=record["ended"],
         busy_seconds=record["busy"],
+    )
+
+
+def manifest_record(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as JSON. It names its receipts by path: they are records of their own."""
+    return {
+        "type": "manifest",
+        "node": manifest.node,
+        "key": manifest.key,
+        "total": manifest.total,
+        "lost": _flat(manifest.lost),
+        "parts": [receipt.part.path for receipt in manifest.receipts],
+        "winners": [_flat(won) for won in manifest.winners],
+        "schema": None if manifest.schema is None else b64encode(manifest.schema).decode(),
+    }
+
+
+def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manifest:
+    """The manifest of a journal record, with the receipts that it names.
+
+    Raises
+    ------
+    StorageError
+        A receipt that it names is not among them.
+    """
+    by_path = {receipt.part.path: receipt for receipt in receipts}
+    missing = [path for path in record["parts"] if path not in by_path]
+    if missing:
+        raise StorageError(
+            f"the manifest of node {record['node']} names {missing[0]}, which is unknown"
+        )
+    return Manifest(
+        record["node"],
+        record["key"],
+        tuple(by_path[path] for path in record["parts"]),
+        record["total"],
+        _runs(record["lost"]),
+        tuple(_runs(won) for won in record["winners"]),
+        None if record["schema"] is None else b64decode(record["schema"]),
     )
 
 

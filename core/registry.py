@@ -1,7 +1,7 @@
 """Executors, stores and histories by name, from entry points.
 
 Three groups: ``headrace.executors`` (name -> executor class), ``headrace.stores`` (``arrow``, the
-general one, or a URL scheme -> ``(url, options) -> Store``) and ``headrace.histories`` (``sql``, the
+general one, or a URL scheme -> ``(url, options, trust=) -> Store``) and ``headrace.histories`` (``sql``, the
 general one, or a URL scheme -> ``(url) -> History``). What headrace brings itself stands in the same
 form in ``BUILTIN``, so that it is found without scanning the installed distributions, and in a
 checkout that was never installed.
@@ -134,7 +134,10 @@ def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> St
         Unknown scheme.
     """
     if isinstance(url, (str, os.PathLike)):
-        return _opener(STORES, str(url), "arrow")(str(url), options or {})
+        from .settings import get_settings
+
+        opened = _opener(STORES, str(url), "arrow")
+        return opened(str(url), options or {}, trust=get_settings().trust_storage)
     return url
 
 

@@ -13,8 +13,7 @@ import os
 import re
 import socket
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,7 +23,6 @@ from ..core.errors import (
     StorageError,
     TakenOverError,
 )
-from ..core.interfaces import Manifest, Part, Positions, Receipt
 from .objects import Objects
 
 _logger = logging.getLogger("headrace.storage")
@@ -143,94 +141,3 @@ class SegmentJournal:
             if place and isinstance(record, dict):
                 records.append(record)
         return records
-
-
-# ------------------------------------------------------------------ records as JSON and back
-
-
-def receipt_record(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as JSON, without its inline bytes."""
-    part = receipt.part
-    rows = receipt.rows if isinstance(receipt.rows, int) else list(receipt.rows)
-    return {
-        "type": "receipt",
-        "node": receipt.node,
-        "batch": receipt.batch,
-        "attempt": receipt.attempt,
-        "part": [
-            part.path,
-            part.format,
-            part.kind,
-            part.bytes,
-            part.rows,
-            part.checksum,
-        ],
-        "positions": _flat(receipt.positions),
-        "rows": rows,
-        "started": receipt.started,
-        "ended": receipt.ended,
-        "busy": receipt.busy_seconds,
-    }
-
-
-def receipt_of(record: Mapping[str, Any]) -> Receipt:
-    """The receipt of a journal record."""
-    rows = record["rows"]
-    return Receipt(
-        node=record["node"],
-        batch=record["batch"],
-        attempt=record["attempt"],
-        part=Part(*record["part"]),
-        positions=_runs(record["positions"]),
-        rows=rows if isinstance(rows, int) else tuple(rows),
-        started=record["started"],
-        ended=record["ended"],
-        busy_seconds=record["busy"],
-    )
-
-
-def manifest_record(manifest: Manifest) -> dict[str, Any]:
-    """A manifest as JSON. It names its receipts by path: they are records of their own."""
-    return {
-        "type": "manifest",
-        "node": manifest.node,
-        "key": manifest.key,
-        "total": manifest.total,
-        "lost": _flat(manifest.lost),
-        "parts": [receipt.part.path for receipt in manifest.receipts],
-        "winners": [_flat(won) for won in manifest.winners],
-        "schema": None if manifest.schema is None else b64encode(manifest.schema).decode(),
-    }
-
-
-def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manifest:
-    """The manifest of a journal record, with the receipts that it names.
-
-    Raises
-    ------
-    StorageError
-        A receipt that it names is not among them.
-    """
-    by_path = {receipt.part.path: receipt for receipt in receipts}
-    missing = [path for path in record["parts"] if path not in by_path]
-    if missing:
-        raise StorageError(
-            f"the manifest of node {record['node']} names {missing[0]}, which is unknown"
-        )
-    return Manifest(
-        record["node"],
-        record["key"],
-        tuple(by_path[path] for path in record["parts"]),
-        record["total"],
-        _runs(record["lost"]),
-        tuple(_runs(won) for won in record["winners"]),
-        None if record["schema"] is None else b64decode(record["schema"]),
-    )
-
-
-def _flat(positions: Positions) -> list[int]:
-    return [bound for run in positions.runs for bound in run]
-
-
-def _runs(flat: Sequence[int]) -> Positions:
-    return Positions(tuple(zip(flat[::2], flat[1::2], strict=True)))

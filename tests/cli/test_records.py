@@ -77,7 +77,11 @@ def test_what_has_ended_cannot_be_cancelled(headrace):
 def test_cancel_reaches_a_running_driver(words, project, headrace):
     from headrace.cli.finding import find_flow
 
-    run = find_flow("pipeline:lingering").with_options(executor="threads").start(str(project / "began"))
+    run = (
+        find_flow("pipeline:lingering")
+        .with_options(executor="threads")
+        .start(str(project / "began"))
+    )
     deadline = time.monotonic() + 30
     while not (project / "began").exists() or run.name not in headrace("runs", "list").output:
         assert time.monotonic() < deadline

@@ -82,7 +82,9 @@ def test_debug_shows_the_traceback(project):
 
 
 def test_ctrl_c_cancels_in_order(project):
-    process = command("run", "pipeline:lingering", "-p", "began=began", "-e", "processes", folder=project)
+    process = command(
+        "run", "pipeline:lingering", "-p", "began=began", "-e", "processes", folder=project
+    )
     deadline = time.monotonic() + 60
     while not (project / "began").exists():
         assert process.poll() is None, process.communicate()

@@ -14,13 +14,8 @@ from storage.racing import drive
 
 from headrace.core.errors import StorageError, TakenOverError
 from headrace.core.interfaces import Manifest, Part, Positions, Receipt
-from headrace.storage.journal import (
-    manifest_of,
-    manifest_record,
-    receipt_of,
-    receipt_record,
-    segment_path,
-)
+from headrace.core.records import manifest_of, manifest_record, receipt_of, receipt_record
+from headrace.storage.journal import segment_path
 from headrace.storage.store import ArrowRunStore, ArrowStore
 
 
