@@ -84,6 +84,8 @@ def run_batch(
     ------
     StaleCodeError
         This process holds other versions of the shipped modules; nothing has run.
+    KeyboardInterrupt
+        The user pressed Ctrl-C while this, the main thread of the driver, ran an item.
     """
     marks[Mark.RUNNING] = -1
     marks[Mark.STARTED] = 0
@@ -184,6 +186,7 @@ class _Body:
             else None
             for index, stage in enumerate(stages)
         ]
+        self.at_keyboard = not in_child and threading.current_thread() is threading.main_thread()
         self.alarm = in_child and any(s.timeout_seconds for s in batch.stages)
         self.announced = False
         self.receipts: list[Receipt] = []
@@ -364,6 +367,8 @@ class _Body:
             encoder.add(position, value, start, time.time_ns())
 
     def _fail(self, number: int, position: int, error: BaseException, start: int) -> None:
+        if isinstance(error, KeyboardInterrupt) and self.at_keyboard:
+            raise error  # the user's, in the thread that waits (inline): it ends the run
         stage = self.batch.stages[number]
         if isinstance(error, TimeLimit):
             failure = failure_of(stage, position, error, start, FailureKind.TIMEOUT)

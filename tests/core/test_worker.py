@@ -49,7 +49,15 @@ def test_values_and_failures_and_the_end(bench: Bench) -> None:
     assert bench.end.seconds > 0
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_ctrl_c_in_the_waiting_thread_is_the_users(bench: Bench) -> None:
+    def fn(x: int) -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.map(fn, range(3))
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit()])
 def test_an_item_cannot_end_its_batch(bench: Bench, error: BaseException) -> None:
     def fn(x: int) -> int:
         if x == 1:
