@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +64,9 @@ class ClosingConformance(Suite):
     files_left: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of files that the engine itself leaves in the temporary folder."""
 
+    descriptors_left: ClassVar[tuple[str, ...]] = ()
+    """Kinds of the descriptors that the engine itself leaves open each time, such as ``socket:``."""
+
     def test_it_is_an_executor(self) -> None:
         executor = self.described
         assert isinstance(executor, Executor)
@@ -82,6 +86,16 @@ class ClosingConformance(Suite):
         assert done.code == 0, done.told
         left: dict[str, Any] = json.loads(done.output.splitlines()[-1])
         assert left["processes"] == [], "processes outlive the pool"
-        assert left["more"] == {}, "each opening leaves more"
-        files = [name for name in left["files"] if not name.startswith(self.files_left or "\0")]
-        assert files == [], "temporary files outlive the pool"
+        assert self._ours(left["files"]) == [], "temporary files outlive the pool"
+        more: dict[str, list[str]] = left["more"]
+        assert more.get("threads", []) == [], "each opening leaves more threads"
+        # Those of files that the engine leaves are its own, too.
+        opened = [name.removeprefix(f"{folder}/") for name in more.get("descriptors", [])]
+        for name in self.descriptors_left:
+            if name in opened:
+                opened.remove(name)
+        assert self._ours(opened) == [], "each opening leaves more descriptors"
+
+    def _ours(self, names: Sequence[str]) -> list[str]:
+        """Names that are not those of the engine's files."""
+        return [name for name in names if not any(map(name.startswith, self.files_left))]

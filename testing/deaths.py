@@ -12,7 +12,7 @@ from ..core.annotations import unmapped
 from ..core.errors import TaskCrashed
 from ..core.tasks import task
 from .faults import Death, TimingMap
-from .scripts import Script
+from .scripts import run_script
 from .suite import Suite
 
 _ITEMS = 16
@@ -84,13 +84,8 @@ class DeathsConformance(Suite):
 
     def _die_with_the_driver(self, shared: Path) -> None:
         """Documented: what cannot be killed runs in the driver's process, and takes it along."""
-        expected = {Death.KILL: -signal.SIGKILL, Death.EXIT: 3, Death.SEGFAULT: -signal.SIGSEGV}
-        executor = self.elsewhere()
-        running = {
-            how: Script(_DYING, executor, shared / how, arguments=[str(shared), how])
-            for how in expected
-        }
-        assert {how: script.end().code for how, script in running.items()} == expected
+        done = run_script(_DYING, self.elsewhere(), shared, arguments=[str(shared / "attempts")])
+        assert done.code == -signal.SIGKILL, done.told
 
 
 _DYING = """
@@ -99,7 +94,7 @@ from headrace import flow
 from headrace.testing import Death, TimingMap
 from headrace.testing.deaths import fragile
 
-timing = TimingMap(Path(arguments[0]) / "attempts", {0: [Death(arguments[1])]})
+timing = TimingMap(Path(arguments[0]), {0: [Death.KILL]})
 
 @flow(executor=executor)
 def dying():

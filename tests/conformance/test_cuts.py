@@ -115,7 +115,7 @@ EXECUTORS = [headrace.InlineExecutor(), headrace.ThreadsExecutor(max_workers=2)]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS, ids=lambda e: e.name)
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(ANYTHING, min_size=1, max_size=12), first=CUTS, second=CUTS)
 def test_values_do_not_depend_on_the_cut(executor, values, first, second):
     for cut in (first, second):
@@ -125,7 +125,7 @@ def test_values_do_not_depend_on_the_cut(executor, values, first, second):
 
 
 @pytest.mark.parametrize("executor", EXECUTORS, ids=lambda e: e.name)
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(values=ALIKE, first=CUTS, second=CUTS)
 def test_datasets_do_not_depend_on_the_cut(executor, values, first, second):
     one, other = (kept(values, cut, executor, dataset=True)["table"] for cut in (first, second))
