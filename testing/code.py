@@ -105,7 +105,9 @@ class CodeConformance(Suite):
                 return tied.map(range(2)).result()
 
             if self.able.in_process:
-                assert self.run(body) == [f"{x} {file.name}" for x in range(2)], "it passes as it is"
+                assert self.run(body) == [f"{x} {file.name}" for x in range(2)], (
+                    "it passes as it is"
+                )
                 return
             with pytest.raises(UnpicklableError, match=r"'tied'.*TextIOWrapper"):
                 self.run(body)
