@@ -13,7 +13,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -113,10 +114,17 @@ def spend(seconds: float) -> None:
         time.sleep(min(left, _SLICE_SECONDS))
 
 
-def hold_gil(seconds: float) -> None:
-    """Take time in a C call that keeps the GIL and hears no signal but SIGKILL."""
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Hear no signal but SIGKILL while the block runs."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hold_gil(seconds: float) -> None:
+    """Take time in a C call that keeps the GIL and hears no signal but SIGKILL."""
+    with deaf():
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
