@@ -162,8 +162,7 @@ class Engine:
             The store cannot be written.
         """
         self.store.write("header.json", self.notes.header())
-        for event in self.notes.begun():
-            self.scribe.note(event)
+        self.scribe.open(self.notes.begun())
         self.scribe.start()
         self.thread.start()
         if self.info.flow is not None and self.info.parent is None:

@@ -67,6 +67,17 @@ class Scribe(threading.Thread):
         self.next_beat = 0.0
         self.warned = False
 
+    def open(self, events: Sequence[HistoryEvent]) -> None:
+        """Write the first records at once: from now on others find the run.
+
+        Raises
+        ------
+        HistoryError
+            History cannot be written.
+        """
+        self.history.append(self.run_id, self.seq, events, driver=self.driver)
+        self.seq += 1
+
     def note(self, event: HistoryEvent) -> None:
         """An event for history."""
         self.inbox.put((event, None))

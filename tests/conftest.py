@@ -1,6 +1,7 @@
 """What every test stands on: an environment of its own, the servers, hypothesis' profiles."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -29,3 +30,11 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # It reads this at import, in children too.
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_search_path() -> Iterator[None]:
+    """What a test (or the command line in it) adds to the search path goes with the test."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before

@@ -24,9 +24,16 @@ def caught(raise_: Any) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
-class TwoArguments(Exception):
+def refuse(*_: Any) -> Any:
+    raise TypeError("it takes other arguments")
+
+
+class Unreadable(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
 
 
 class BrokenText(Exception):
@@ -61,10 +68,10 @@ def test_builtin_exceptions_come_back_as_themselves(cls: type[BaseException]) ->
 
 
 def test_an_exception_that_does_not_unpickle_travels_as_text() -> None:
-    failure = failure_of(STAGE, 0, caught(raising(TwoArguments(1, "x"))), 0)
+    failure = failure_of(STAGE, 0, caught(raising(Unreadable(1, "x"))), 0)
     assert failure.exception is None
     assert unpickled(failure) is None
-    assert failure.message == "1: x" and failure.type_name.endswith("TwoArguments")
+    assert failure.message == "1: x" and failure.type_name.endswith("Unreadable")
 
 
 def test_exceptions_that_do_not_pickle_or_print() -> None:

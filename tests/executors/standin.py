@@ -135,7 +135,8 @@ def act(kind, *rest):
     elif kind == "touch":
         with open(rest[0], "a") as file:
             file.write(f"{os.getpid()}\n")
-    elif kind == "wait":  # until a file is there
+    elif kind == "wait":  # until a file is there; another tells that it waits
+        open(rest[0] + ".waits", "w").close()
         while not os.path.exists(rest[0]):
             time.sleep(0.005)
     elif kind == "env":

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from racing import drive
 from storage.batches import commit
-from storage.racing import drive
 
 from headrace.core.errors import StorageError, TakenOverError
 from headrace.core.interfaces import Manifest, Part, Positions, Receipt

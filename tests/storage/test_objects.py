@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from storage.racing import race
+from racing import race
 
 from headrace.core.errors import (
     AlreadyExistsError,
