@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,7 +115,7 @@ def spend(seconds: float) -> None:
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def deaf() -> Generator[None]:
     """Hear no signal but SIGKILL while the block runs."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
