@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 import click
 
 from ..core.errors import ConfigurationError, StorageError
-from ..core.interfaces import History, LogRecord, NodeRecord, RunRecord
-from ..core.recorded import RecordedRun
+from ..core.interfaces import NodeRecord, RunRecord
+from ..core.recorded import RecordedRun, all_logs
 from ..core.runs import settled_history
 from ..core.states import State, StateType
 from .main import print_json
 from .tables import table
 
-_PAGE = 10_000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _NUMBERS: dict[str, int] = dict(zip(_LEVELS, (10, 20, 30, 40, 50), strict=True))
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
@@ -91,7 +90,7 @@ def logs(run: str, level: str, as_json: bool) -> None:
     history = settled_history()
     record = history.run(run)
     keys = {node.node: node.key for node in history.nodes(record.id)}
-    lines = _lines(history, record, _NUMBERS[level.upper()])
+    lines = all_logs(history, record.id, _NUMBERS[level.upper()])
     if as_json:
         print_json([asdict(line) for line in lines])
         return
@@ -101,15 +100,6 @@ def logs(run: str, level: str, as_json: bool) -> None:
         item = f"[{line.position}]" if line.position >= 0 else ""
         told = names.get(line.level, str(line.level))
         click.echo(f"{line.time.astimezone():%H:%M:%S} {told:7} {where}{item} - {line.message}")
-
-
-def _lines(history: History, record: RunRecord, level: int) -> Iterator[LogRecord]:
-    """All of them, page by page."""
-    after = 0
-    while page := history.logs(record.id, level=level, after=after, limit=_PAGE):
-        for _, line in page:
-            yield line
-        after = page[-1][0]
 
 
 @runs.command("failures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -26,6 +27,15 @@ _COLUMNS = (
     "input",
 )
 _ENDED_BADLY = frozenset({"Failed", "TimedOut", "Crashed"})
+
+
+def all_logs(history: History, run: UUID, level: int = 0) -> Iterator[LogRecord]:
+    """All log lines of a run, oldest first, page by page."""
+    after = 0
+    while page := history.logs(run, level=level, after=after):
+        for _, line in page:
+            yield line
+        after = page[-1][0]
 
 
 class RecordedRun:
@@ -68,7 +78,7 @@ class RecordedRun:
 
     def logs(self, level: int = 0) -> list[LogRecord]:
         """Log lines of the flow and its tasks so far, oldest first."""
-        return [record for _, record in self._history.logs(self.id, level=level)]
+        return list(all_logs(self._history, self.id, level))
 
     def failures(self) -> Any:
         """Failed items of all nodes as a ``pyarrow.Table``."""

@@ -162,7 +162,9 @@ class FlowRun(Generic[R]):
 
     def logs(self, level: int = 0) -> list[LogRecord]:
         """Log lines of the flow and its tasks so far, oldest first."""
-        return [record for _, record in self.info.history.logs(self.id, level=level)]
+        from .recorded import all_logs
+
+        return list(all_logs(self.info.history, self.id, level))
 
     def _live(self) -> RunEngine:
         if self.engine is None:
