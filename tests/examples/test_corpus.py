@@ -182,9 +182,6 @@ def test_neither_packs_nor_an_earlier_run_show_in_the_output(
     assert contents(tmp_path) == contents(inline[0])
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a map of no items does not hand its task's schema to its dataset yet"
-)
 def test_an_empty_source_gives_an_empty_corpus(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     report = job.corpus.with_options(executor="threads")(
