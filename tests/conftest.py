@@ -16,6 +16,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# gcsfs would ask each new bucket for its type over gRPC and TLS, and wait 60 s for an answer. It
+# reads this when it is imported, which collecting the tests does; children inherit it.
+PLAIN_GCSFS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
+os.environ[PLAIN_GCSFS] = "false"
+
 FOREIGN = ("HEADRACE_", "AWS_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_", "DASK_", "RAY_", "PG")
 
 
@@ -23,12 +28,11 @@ FOREIGN = ("HEADRACE_", "AWS_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_", "DASK_
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the user's settings gets in, nothing of the tests gets into the user's home."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        for name in [
+            name for name in os.environ if name.startswith(FOREIGN) and name != PLAIN_GCSFS
+        ]:
             patch.delenv(name)
         patch.setenv("HEADRACE_HOME", str(tmp_path_factory.mktemp("headrace-home")))
-        # gcsfs would ask each new bucket for its type over gRPC and TLS, and wait 60 s for an answer.
-        # It reads this at import, in children too.
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         yield
 
 
