@@ -80,6 +80,7 @@ class HandOut(Endings):
             each.items.move(chunk.positions, ItemState.RUNNING)
             self.changed.add(each)
         self.flights[flight.id] = flight
+        node.handed += len(chunk)
         self.in_flight[pool] = self.in_flight.get(pool, 0) + 1
         for tag in node.options.tags & self.tag_limits.keys():
             self.tagged[tag] = self.tagged.get(tag, 0) + 1
@@ -94,6 +95,10 @@ class HandOut(Endings):
             size = max(1, min(size, node.window - self._out_of(node)))
         if chunk.most:
             size = min(size, chunk.most)
+        while len(chunk) > 2 * size:  # in halves, so that an item is not copied once per batch
+            chunk, rest = chunk.take(len(chunk) // (2 * size) * size)
+            if rest is not None:
+                node.queue.appendleft(rest)
         parts, have = [chunk], len(chunk)
         while have < size and node.queue and chunk.fits(node.queue[0]):
             part, rest = node.queue.popleft().take(size - have)
@@ -184,9 +189,9 @@ class HandOut(Endings):
         waiting = node.queued + node.parked
         if waiting >= want or node.stopped:
             return
-        held = sum(len(f.chunk) for f in self.flights.values() if f.nodes[0] is node)
-        room = self.window_bytes - int((held + waiting) * node.sizer.item_bytes)
-        if room <= 0 and held + waiting:
+        held = node.handed + waiting
+        room = self.window_bytes - int(held * node.sizer.item_bytes)
+        if room <= 0 and held:
             return
         node.feeding = True
         self.out.append(Feed(node, max(1, want - waiting), max(room, 1)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -159,15 +160,14 @@ class ItemTable:
 
     def select(self, positions: Positions, *states: int) -> Positions:
         """Those of the positions that are in one of the states."""
-        wanted = np.zeros(len(ItemState), dtype=bool)
-        wanted[list(states)] = True
+        wanted = _mask(states)
         if len(positions.runs) > _FEW_RUNS:
             where = indices(positions)
             hits = where[wanted[self._states[where]]]
             return positions if len(hits) == len(where) else Positions(tuple(runs_of(hits)))
         found: list[tuple[int, int]] = []
         for start, stop in positions.runs:
-            hits = np.flatnonzero(wanted[self._states[start:stop]]) + start
+            hits = wanted[self._states[start:stop]].nonzero()[0] + start
             if len(hits) == stop - start:
                 found.append((start, stop))
             else:
@@ -322,6 +322,14 @@ class Tally:
     def clear(self) -> None:
         """Forget all numbers."""
         self._numbers = None
+
+
+@cache
+def _mask(states: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """By state: is it one of these?"""
+    mask = np.zeros(len(ItemState), dtype=bool)
+    mask[list(states)] = True
+    return mask
 
 
 def _unknown(item: int, state: int, to: ItemState) -> TransitionError:

@@ -76,6 +76,8 @@ class Node:
     opened: bool = False
     feeding: bool = False
     flights: int = 0
+    handed: int = 0
+    """Items in the batches under way that begin with this node."""
     stillborn: int = 0
     """Children in a row that died before an item of this node began."""
     sizer: Sizer = field(default_factory=Sizer)

@@ -367,9 +367,10 @@ class Returns(HandOut):
     def close(self, flight: Flight) -> None:
         """A batch is under way no more."""
         del self.flights[flight.id]
-        pool = flight.nodes[0].options.pool
-        self.in_flight[pool] -= 1
-        for tag in flight.nodes[0].options.tags & self.tag_limits.keys():
+        first = flight.nodes[0]
+        first.handed -= len(flight.chunk)
+        self.in_flight[first.options.pool] -= 1
+        for tag in first.options.tags & self.tag_limits.keys():
             self.tagged[tag] -= 1
         for node in flight.nodes:
             node.flights -= 1
