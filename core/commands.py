@@ -66,10 +66,18 @@ class BatchEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """Nothing needs the values of this partition any more: it is to be removed."""
+
+    node: Node
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
 class NodeEnded:
     """Every item of the node is final."""
 
     node: Node
 
 
-Command: TypeAlias = Feed | Submit | Ask | Committed | ItemEvent | BatchEnded | NodeEnded
+Command: TypeAlias = Feed | Submit | Ask | Committed | ItemEvent | BatchEnded | Dropped | NodeEnded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -28,6 +29,7 @@ from .interfaces import (
 from .nodes import Flight, Node
 from .outcomes import exception_of
 from .packing import Dependency, Packed, pack, pack_values, unpicklable, whole
+from .returns import kept_column
 from .tracebacks import failure_of
 
 if TYPE_CHECKING:
@@ -76,6 +78,11 @@ class Dispatcher:
                 node.waits[dependency.node.id, dependency.position] = dependency.allow_failure
         return Chunk(Positions.span(0, 1), list(columns))
 
+    def dependencies(self, node: Node) -> Sequence[Dependency]:
+        """The futures among a single call's arguments."""
+        payload = self.prepared[node].payload
+        return payload.dependencies if payload is not None else ()
+
     def _pack(self, columns: list[Any], names: tuple[str, ...]) -> Packed:
         try:
             return pack(columns)
@@ -114,7 +121,7 @@ class Dispatcher:
         if parked is not None:
             return parked
         try:
-            stages = tuple(map(self._stage, flight.nodes, flight.attempts))
+            stages = tuple(map(self._stage, flight.nodes, flight.attempts, flight.committed))
             upstream = tuple(map(self._upstream, payload.dependencies))
         except Exception as error:  # noqa: BLE001 - a value that was not kept, or does not pickle
             return [self._failure(flight, p, error) for p in flight.chunk.positions]
@@ -150,7 +157,7 @@ class Dispatcher:
             for value in column
         ]
 
-    def _stage(self, node: Node, attempt: int) -> Stage:
+    def _stage(self, node: Node, attempt: int, committed: bool) -> Stage:
         prepared = self.prepared[node]
         return Stage(
             node=node.id,
@@ -158,6 +165,7 @@ class Dispatcher:
             spec=prepared.spec,
             attempt=attempt,
             timeout_seconds=prepared.call.options.timeout_seconds,
+            persist=committed,
             upstream=tuple(map(self._upstream, prepared.static.dependencies)),
         )
 
@@ -166,9 +174,10 @@ class Dispatcher:
         if dependency.position is None and not node.single:
             return MapRef(self.engine.manifest(node))
         position = dependency.position or 0
+        here = Positions.span(position, position + 1)
         if not node.went_well(position):
             return Raised(cloudpickle.dumps(exception_of(node, position)))
-        column = node.items.column(Positions.span(position, position + 1))
+        column = kept_column(node, here)
         place, first, rows = map(int, (column.index[0], column.first_row[0], column.rows[0]))
         return Ref(column.parts[0], place, first, rows, column.inline[0])
 

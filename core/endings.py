@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from .columns import Chunk, Column
 from .commands import Ask, NodeEnded
+from .drops import Drops
 from .interfaces import Control, Positions
 from .items import GOOD, STATE_NAMES, ItemState, common, without
-from .lanes import Lanes
 from .nodes import Node, Parked
 
 
@@ -22,7 +22,7 @@ class UpstreamFailure:
         self.position = position
 
 
-class Endings(Lanes):
+class Endings(Drops):
     """Ends, skips, cancels and aborts, and lets waiting nodes go."""
 
     def finish(self, node: Node, positions: Positions, state: ItemState, cause: str) -> None:
@@ -136,6 +136,7 @@ class Endings(Lanes):
                 for consumer in node.consumers:
                     self.grow_linked(consumer)
                     self._exhaust_linked(consumer)
+                self.has_read(node)
             self._let_go(node)
 
     def _let_go(self, node: Node) -> None:

@@ -17,14 +17,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import logs, pools, records, specs
 from .calls import Call
-from .commands import Ask, BatchEnded, Command, Committed, Feed, ItemEvent, NodeEnded, Submit
+from .commands import (
+    Ask,
+    BatchEnded,
+    Command,
+    Committed,
+    Dropped,
+    Feed,
+    ItemEvent,
+    NodeEnded,
+    Submit,
+)
 from .context import live_run
 from .dispatch import Dispatcher
-from .errors import Cancelled, HeadraceError, HistoryError, MappingError, RunError, StorageError
+from .errors import (
+    Cancelled,
+    HeadraceError,
+    HistoryError,
+    MappingError,
+    NotFoundError,
+    RunError,
+    StorageError,
+)
 from .feeding import Feeder
 from .futures import Future, MapFuture
 from .interfaces import (
@@ -38,6 +56,7 @@ from .interfaces import (
     Request,
     Resources,
     RunView,
+    data_prefix,
 )
 from .items import BAD, GOOD, ItemState
 from .machine import Machine
@@ -47,7 +66,7 @@ from .outcomes import exception_of, from_record, item_message, name_of, node_mes
 from .packing import Dependency, dependency_of, pack
 from .registry import open_display
 from .retries import Judge, Verdicts, delay_of
-from .returns import not_kept
+from .returns import kept_column, not_kept
 from .scribe import Scribe
 from .showing import Show
 from .states import State, type_of_name
@@ -60,6 +79,8 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS = 0.05
 _jitter = random.Random()
+_log = logging.getLogger("headrace")
+_FUTURES = frozenset({Future, MapFuture})
 _ADOPT = (Outcome.DIED, Outcome.LOST, Outcome.TIMEOUT, Outcome.KILLED, Outcome.DUPLICATE)
 """Ends after which a batch's partitions are listed: reports may have been lost."""
 _BACKLOG = 50_000
@@ -80,6 +101,8 @@ class Engine:
             self._slots,
             prefetch=lambda name: self.pools[name].capabilities.prefetch,
             tag_limits=info.tag_limits,
+            window_items=self.settings.max_in_flight,
+            window_bytes=self.settings.max_in_flight_bytes,
         )
         self.changes = threading.Condition()
         self.sequence = 0
@@ -99,6 +122,7 @@ class Engine:
             info.id,
             info.history,
             self.store.journal,
+            self.store.delete,
             heartbeat_seconds=self.settings.heartbeat_seconds,
             trouble=self._troubled,
             request=self._requested,
@@ -190,6 +214,7 @@ class Engine:
             self.judge.close()
             self.hooks.close()
             self.pools["caller"].close()
+            self._clear(state)
             self.state_name = state.name
             if self.show is not None:
                 self.show.close()
@@ -253,6 +278,7 @@ class Engine:
             is_async=specs.is_async(call.fn),
             streams=specs.is_generator(call.fn),
             persist=options.persist_result,
+            drop=self.info.intermediates == "drop",
             fuse=options.fuse,
             tags=options.tags,
             pool="caller" if call.caller else "main",
@@ -295,6 +321,15 @@ class Engine:
             for dependency in dependencies_in(each):
                 node.waits[dependency.node.id, dependency.position] = dependency.allow_failure
         self.notes.edges[node] = self._edges(node, call, static)
+        taken = [*static.dependencies, *self.dispatcher.dependencies(node)]
+        for source in sources:
+            inner = cast("Sequence[Any]", source) if type(source) in (list, tuple) else [source]
+            if not _FUTURES.isdisjoint(map(type, inner)):
+                taken += filter(None, map(dependency_of, inner))
+        for each in taken:
+            if each.node is not node.link and self.by_key.get(each.node.key) is each.node:
+                whole = each.position is None or each.node.single
+                node.reads[each.node.id] = whole or node.reads.get(each.node.id, False)
 
     def _edges(self, node: Node, call: Call, static: Any) -> tuple[tuple[int, str], ...]:
         data = {d.node.id for d in static.dependencies}
@@ -410,14 +445,22 @@ class Engine:
     def value(self, node: Node, position: int) -> Any:
         """See `EngineAPI.value`."""
         if position < node.items.size and node.items.good(position):
-            return self.store.load(node.items.column(Positions.span(position, position + 1)))[0]
+            return self._load(node, Positions.span(position, position + 1))[0]
         raise self._exception(node, position)
 
     def values(self, node: Node) -> list[Any]:
         """See `EngineAPI.values`."""
         if not node.good:
             raise self.error(node, None)
-        return self.store.load(node.items.column(node.items.where(*GOOD), inline_limit=1 << 30))
+        return self._load(node, node.items.where(*GOOD))
+
+    def _load(self, node: Node, positions: Positions) -> list[Any]:
+        try:
+            return self.store.load(kept_column(node, positions, inline_limit=1 << 30))
+        except NotFoundError:
+            if node.items.kept(positions) != positions:  # they went meanwhile
+                raise RunError(not_kept(node)) from None
+            raise
 
     def manifest(self, node: Node) -> Manifest:
         """See `EngineAPI.manifest`."""
@@ -439,6 +482,7 @@ class Engine:
         """See `EngineAPI.dataset`."""
         if not node.good:
             raise self.error(node, None)
+        node.pinned = True
         return self.store.dataset(self.manifest(node))
 
     def failures(self, node: Node | None = None) -> Any:
@@ -472,6 +516,33 @@ class Engine:
     def graph(self) -> Graph:
         """See `EngineAPI.graph`."""
         return graph_of(self)
+
+    # ------------------------------------------------------------------------- intermediates
+
+    def _remove(self, node: Node, paths: list[str], size: int = 0) -> None:
+        """Objects of a node that are needed no more: the journal says so before they go."""
+        self.scribe.remove(records.dropped_record(node.id, paths), paths, size)
+
+    def _clear(self, state: State[Any]) -> None:
+        """At the end of a run: all that is left of dropped intermediates.
+
+        ``until_run_ends``: these are what a completed run has used; of another its resume makes use.
+        """
+        at_the_end = self.info.intermediates == "until_run_ends" and state.is_completed()
+        for node in self.nodes:
+            if at_the_end and (node.consumers or node.read_whole) and not node.pinned:
+                for number in range(len(node.items.receipts)):
+                    node.items.drop(number)
+            elif not node.options.drop or not (node.consumers or node.read_whole):
+                continue
+            if node.items.kept(Positions.span(0, node.items.size)).runs:
+                continue
+            try:
+                left = [each.path for each in self.store.list(data_prefix(node.id))]
+            except StorageError as error:
+                _log.warning("what is left of %r is not removed: %s", node.key, error)
+            else:
+                self._remove(node, left)
 
     # ---------------------------------------------------------------------------- the thread
 
@@ -564,6 +635,9 @@ class Engine:
                     self._ask(flight, request)
                 case Committed(_node, receipt, _fresh):
                     self.scribe.index(records.receipt_record(receipt))
+                case Dropped(node, receipt):
+                    self.dispatcher.inline_left += len(receipt.inline or b"")
+                    self._remove(node, [receipt.part.path], receipt.part.bytes)
                 case BatchEnded(flight, end, peak):
                     self.scribe.note(self.notes.batch(flight, end, peak))
                 case ItemEvent():

@@ -23,12 +23,19 @@ class HandOut(Endings):
 
     def hand_out(self, now: float) -> None:
         """Launch what there is room for, and ask for more input."""
+        for node in [node for node in self.stalled if not self._ahead(node)]:
+            self.stalled.discard(node)
+            self.line_up(node)
         for key, lane in sorted(self.lanes.items(), key=lambda entry: entry[1][0][:2]):
             while lane:
                 node = lane[0][2]
                 if node.stopped or node.ended or node.waits or not node.queue:
                     heapq.heappop(lane)
                     node.lined_up = False
+                elif self._ahead(node):
+                    heapq.heappop(lane)
+                    node.lined_up = False
+                    self.stalled.add(node)
                 elif not self._room(node):
                     break
                 else:
@@ -60,6 +67,18 @@ class HandOut(Endings):
             return False
         return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + self.prefetch(pool))
 
+    def _ahead(self, node: Node) -> bool:
+        """Has it filled the window of a linked map that could run, but does not keep up?"""
+        for consumer in node.consumers:
+            waits = consumer.waits or not consumer.opened or consumer in self.holding
+            if waits or consumer.stopped or consumer.ended or node.stopped or node.ended:
+                continue
+            size = node.bytes / max(1, node.items.counts[ItemState.COMPLETED])
+            behind = consumer.queued
+            if behind > self.window_items or behind * size > self.window_bytes:
+                return True
+        return False
+
     @staticmethod
     def _out_of(node: Node) -> int:
         return node.items.counts[ItemState.RUNNING]
@@ -73,6 +92,9 @@ class HandOut(Endings):
         nodes = chain[: len(attempts)]
         pool = node.options.pool
         flight = Flight(next(self.numbers), nodes, attempts, chunk, now)
+        flight.committed = [
+            each is nodes[-1] or (each.options.persist and not self.passes(each)) for each in nodes
+        ]
         for each in nodes:
             each.flights += 1
             if each.state == "Pending":
@@ -190,8 +212,9 @@ class HandOut(Endings):
         if waiting >= want or node.stopped:
             return
         held = node.handed + waiting
+        want = min(want, self.window_items - node.handed)
         room = self.window_bytes - int(held * node.sizer.item_bytes)
-        if room <= 0 and held:
+        if (room <= 0 or want <= waiting) and held:
             return
         node.feeding = True
         self.out.append(Feed(node, max(1, want - waiting), max(room, 1)))

@@ -76,8 +76,6 @@ class StageSpec:
     """Items of one batch that an ``async`` task may run at a time."""
     log_prints: bool = False
     log_level: int = 20
-    persist: bool = True
-    """False: values pass to the next fused stage and are not committed."""
     schema: bytes | None = None
     """Serialised Arrow schema that every item's table must satisfy, or None."""
     setup: bytes | None = None
@@ -111,6 +109,8 @@ class Stage:
     """Path of the `StageSpec` in the run's prefix."""
     attempt: int = 1
     timeout_seconds: float | None = None
+    persist: bool = True
+    """False: values pass to the next stage and are not committed; the last one's always are."""
     upstream: tuple[Upstream, ...] = ()
     """Values of the futures among the spec's static arguments, by number."""
 

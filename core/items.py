@@ -8,6 +8,7 @@ with something to tell. Work on many items is numpy's; no loop here runs over si
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -71,6 +72,8 @@ for _old, _news in TRANSITIONS.items():
         _ALLOWED[_old, _new] = True
 
 
+NOT_KEPT, DROPPED = -1, -2
+"""In place of a receipt's number: no value was committed, or it was removed after its use."""
 _FEW_RUNS = 16
 """Up to so many runs are worked on one by one, as slices; more are gathered into an index array."""
 
@@ -83,7 +86,7 @@ class ItemTable:
         self.counts = [0] * len(ItemState)
         self.receipts: list[Receipt] = []
         self._states: npt.NDArray[np.uint8] = np.zeros(16, dtype=np.uint8)
-        self._receipt: npt.NDArray[np.int32] = np.full(16, -1, dtype=np.int32)
+        self._receipt: npt.NDArray[np.int32] = np.full(16, NOT_KEPT, dtype=np.int32)
 
     def grow(self, count: int) -> None:
         """Add items in state PENDING."""
@@ -94,7 +97,7 @@ class ItemTable:
                 [self._states, np.zeros(room - len(self._states), dtype=np.uint8)]
             )
             self._receipt = np.concatenate(
-                [self._receipt, np.full(room - len(self._receipt), -1, dtype=np.int32)]
+                [self._receipt, np.full(room - len(self._receipt), NOT_KEPT, dtype=np.int32)]
             )
         self.counts[ItemState.PENDING] += count
         self.size = size
@@ -201,6 +204,20 @@ class ItemTable:
         hits = where[self._receipt[where] >= 0]
         return positions if len(hits) == len(where) else Positions(tuple(runs_of(hits)))
 
+    def numbers(self, where: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """The numbers of the receipts at places of the table; below 0: `NOT_KEPT` or `DROPPED`."""
+        return self._receipt[where]
+
+    def won(self, number: int) -> npt.NDArray[np.int64]:
+        """Places of the items whose value came with a receipt and is still there."""
+        where = indices(self.receipts[number].positions)
+        return where[self._receipt[where] == number]
+
+    def drop(self, number: int) -> None:
+        """The values of a receipt are there no more. Threads that read see it before they are gone."""
+        self._receipt[self.won(number)] = DROPPED
+        self.receipts[number] = replace(self.receipts[number], inline=None)
+
     def gather(self, where: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The states at places of the table."""
         return self._states[where]
@@ -254,13 +271,14 @@ class ItemTable:
         )
 
     def winners(self) -> Iterator[tuple[Receipt, Positions]]:
-        """Each receipt that completed items, with the positions that it completed."""
+        """Each receipt that holds items' values, with the positions of these."""
         numbers = self._receipt[: self.size]
         order = np.argsort(numbers, kind="stable")
         edges = np.searchsorted(numbers[order], np.arange(len(self.receipts) + 1))
         for number, receipt in enumerate(self.receipts):
             mine = order[edges[number] : edges[number + 1]]
-            yield receipt, Positions(tuple(runs_of(mine)))
+            if len(mine):
+                yield receipt, Positions(tuple(runs_of(mine)))
 
     def packed(self) -> bytes:
         """One byte per item, for history."""

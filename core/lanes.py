@@ -22,6 +22,7 @@ class Lanes:
         *,
         prefetch: Callable[[str], int] = lambda _pool: 1,
         tag_limits: Mapping[str, int] | None = None,
+        window_items: int = 1_000_000,
         window_bytes: int = 256 << 20,
         batch_bytes: int = 32 << 20,
         recalls: bool = True,
@@ -29,6 +30,7 @@ class Lanes:
         self.slots = slots
         self.prefetch = prefetch
         self.tag_limits = dict(tag_limits or {})
+        self.window_items = window_items
         self.window_bytes = window_bytes
         self.batch_bytes = batch_bytes
         self.recalls = recalls
@@ -49,6 +51,10 @@ class Lanes:
         self.touched: set[Node] = set()
         """Nodes that the current event has touched."""
         self.cancelled = ""
+        self.sealed = 0
+        """Nodes added before the flow last waited for something."""
+        self.stalled: set[Node] = set()
+        """Nodes that are so far ahead of the maps they feed that these go first."""
         self.numbers = itertools.count()
         self.ties = itertools.count()
 

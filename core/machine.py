@@ -11,7 +11,7 @@ The story of an item::
                  `------> Pending                           (its worker was lost: no charge)
     anything not final -> Cancelled | Skipped
 
-The floors, each of which knows only those below it: `core.lanes` (tables and queues),
+The floors, each of which knows only those below it: `core.lanes` (tables and queues), `core.drops` (which values go),
 `core.endings` (how items and nodes end), `core.handout` (what goes out), `core.returns` (what comes
 back), and here the events.
 """
@@ -58,6 +58,7 @@ class Machine(Returns):
         elif not node.single:
             node.hold_until = now + HOLD_SECONDS
             self.holding.add(node)
+        self.read_by(node)
         if chunk is not None:
             node.items.grow(1)
             node.total = 1
@@ -106,6 +107,7 @@ class Machine(Returns):
 
     def blocked(self, now: float) -> list[Command]:
         """The flow waits: nothing more will be fused with what it has called so far."""
+        self.seal()
         self.release(list(self.holding))
         return self._done(now)
 

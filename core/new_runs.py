@@ -59,6 +59,7 @@ def make_run(
         short_parameters=parameter_rules.short(parameters),
         parent=parent.info.id if parent is not None else None,
         tag_limits=options.tag_limits,
+        intermediates=options.intermediates or settings.intermediates,
         log_level=logging.getLevelNamesMapping()[settings.log_level],
     )
     run = FlowRun[Any](info, options.timeout_seconds)

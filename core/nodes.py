@@ -38,6 +38,8 @@ class NodeOptions:
     streams: bool = False
     """Its values are generators: they are consumed when they are committed, so nothing is fused on."""
     persist: bool = True
+    drop: bool = False
+    """Its values go when all that was called with it has used them."""
     fuse: bool = True
     tags: frozenset[str] = frozenset()
     pool: str = "main"
@@ -61,6 +63,17 @@ class Node:
     """A failed item of ``link`` is passed on as its exception."""
     waits: dict[tuple[int, int | None], bool] = field(default_factory=dict[Any, bool])
     """What must end before anything runs: (node, item or None) -> may it fail?"""
+    reads: dict[int, bool] = field(default_factory=dict[int, bool])
+    """Nodes whose values it takes otherwise than item by item through ``link``: are they all taken?"""
+    readers: list[Node] = field(default_factory=list["Node"])
+    """The nodes that take this one's values so, and how many of them may still do."""
+    open_readers: int = 0
+    read_whole: bool = False
+    """Some task was called with all of it."""
+    pinned: bool = False
+    """Its values stay: the flow has a handle on them."""
+    feeds: dict[int, int] = field(default_factory=dict[int, int])
+    """Receipt number -> items that may still be needed, at most; of those that were looked at."""
     depth: int = 0
     lined_up: bool = False
     hold_until: float = 0.0
@@ -158,6 +171,8 @@ class Flight:
     """It has told of an item, so its child had come to life."""
     recalled: bool = False
     returned: int = 0
+    committed: list[bool] = field(default_factory=list[bool])
+    """Per stage: are its values committed, and not only passed on?"""
     gone: set[int] = field(default_factory=set[int])
     """Positions that are to run again elsewhere: what they do next is no matter of this flight."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from .calls import OnError, TaskOptions
 from .errors import ConfigurationError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .interfaces import Executor, Store
 
 Hooks = Callable[..., Any] | Sequence[Callable[..., Any]]
+Intermediates: TypeAlias = Literal["keep", "until_run_ends", "drop"]
 
 
 class ResourceKeywords(TypedDict, total=False):
@@ -104,6 +105,8 @@ class FlowKeywords(TypedDict, total=False):
     """Another name for ``storage``, as in Prefect."""
     storage_options: Mapping[str, Any] | None
     """For the storage's fsspec file system; never stored or shown."""
+    intermediates: Intermediates | None
+    """What becomes of values that other tasks of the run have used. Default: the setting."""
     timeout_seconds: float | None
     """Seconds for the whole run. Waiting for tasks ends then; other code of the flow is let finish."""
     validate_parameters: bool
@@ -151,6 +154,7 @@ class FlowOptions:
     executor: Any = None
     storage: Any = None
     storage_options: Mapping[str, Any] | None = None
+    intermediates: Intermediates | None = None
     timeout_seconds: float | None = None
     validate_parameters: bool = True
     log_prints: bool | None = None
@@ -318,6 +322,7 @@ def flow_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
         executor=_alias(checks, "executor", "task_runner"),
         storage=_alias(checks, "storage", "result_storage"),
         storage_options=given.get("storage_options"),
+        intermediates=_intermediates(checks),
         timeout_seconds=checks.number("timeout_seconds", None, least=0, above=True),
         validate_parameters=checks.switch("validate_parameters", True),
         log_prints=checks.switch("log_prints", None),
@@ -367,6 +372,13 @@ def _template(checks: _Checks, name: str) -> Any:
     value = checks.given.get(name)
     if value is not None and not isinstance(value, str) and not callable(value):
         raise checks.wrong(name, "a template or a function")
+    return value
+
+
+def _intermediates(checks: _Checks) -> Any:
+    value = checks.given.get("intermediates")
+    if value not in (None, *get_args(Intermediates)):
+        raise checks.wrong("intermediates", " or ".join(map(repr, get_args(Intermediates))))
     return value
 
 

@@ -74,7 +74,7 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
     missing = [path for path in record["parts"] if path not in by_path]
     if missing:
         raise StorageError(
-            f"the manifest of node {record['node']} names {missing[0]}, which is unknown"
+            f"the manifest of node {record['node']} names {missing[0]}, which is unknown or dropped"
         )
     return Manifest(
         record["node"],
@@ -85,6 +85,24 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
         tuple(_runs(won) for won in record["winners"]),
         None if record["schema"] is None else b64decode(record["schema"]),
     )
+
+
+def dropped_record(node: int, paths: Sequence[str]) -> dict[str, Any]:
+    """Partitions that are removed, as JSON: what other records say of them holds no more."""
+    return {"type": "dropped", "node": node, "parts": list(paths)}
+
+
+def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:
+    """The receipts of a journal whose partitions were not dropped, in its order."""
+    found: dict[str, Receipt] = {}
+    dropped: set[str] = set()
+    for record in records:
+        if record["type"] == "receipt":
+            receipt = receipt_of(record)
+            found[receipt.part.path] = receipt
+        elif record["type"] == "dropped":
+            dropped.update(record["parts"])
+    return [receipt for path, receipt in found.items() if path not in dropped]
 
 
 def node_record(node: Node) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from .columns import Chunk, Column
 from .commands import BatchEnded, Committed, ItemEvent
-from .errors import ExecutorError, HeadraceError
+from .errors import ExecutorError, HeadraceError, RunError
 from .handout import HandOut
-from .interfaces import End, Failure, FailureKind, Outcome, Positions, Receipt
+from .interfaces import End, Failure, FailureKind, Outcome, Positions, Receipt, RefColumn
 from .items import BAD, GOOD, ItemState, common, split, without
 from .nodes import KEPT_FAILURES, Flight, Node
 
@@ -43,10 +43,18 @@ class Returns(HandOut):
         self.out.append(Committed(node, receipt, fresh))
         self.touch(node)
         above = node.link
-        while above is not None and not above.options.persist:
+        while above is not None and self._only_passed(above, receipt.batch):
             self.passed(above, fresh)
             above = above.link
         self.flow_on(node, fresh)
+
+    def _only_passed(self, node: Node, batch: int) -> bool:
+        """Did, or (where nobody knows) may, this batch pass a node's values on uncommitted?"""
+        flight = self.flights.get(batch)
+        stage = flight.stage_of(node.id) if flight is not None else None
+        if flight is None or stage is None:
+            return not node.options.persist or self.passes(node)
+        return not flight.committed[stage]
 
     def passed(self, node: Node, positions: Positions) -> None:
         """Items completed without being committed: the next stage has their values."""
@@ -295,6 +303,8 @@ class Returns(HandOut):
             case _:
                 pass
         self.requeue(flight, begun, suspects)
+        for node in flight.nodes:
+            self.drain(node, flight.chunk.positions)
 
     @staticmethod
     def _begun(flight: Flight, end: End) -> Positions:
@@ -377,9 +387,28 @@ class Returns(HandOut):
             self.touch(node)
 
 
+def kept_column(node: Node, positions: Positions, *, inline_limit: int = 1 << 20) -> RefColumn:
+    """References to the values of completed items.
+
+    Raises
+    ------
+    RunError
+        They were not kept; says why.
+    """
+    if node.items.kept(positions) != positions:
+        raise RunError(not_kept(node))
+    return node.items.column(positions, inline_limit=inline_limit)
+
+
 def not_kept(node: Node) -> str:
     """Why what needs a node's values cannot run."""
-    return f"the values of {node.key!r} were not kept (persist_result=False)"
+    if not node.options.persist:
+        return f"the values of {node.key!r} were not kept (persist_result=False)"
+    return (
+        f"the values of {node.key!r} were not kept: other tasks have used them, and intermediates "
+        "are dropped then. Set intermediates='keep' (HEADRACE_INTERMEDIATES, or the flow's option), "
+        "or call all tasks that use them before the flow waits for one"
+    )
 
 
 def synthetic(

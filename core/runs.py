@@ -56,6 +56,8 @@ class RunInfo:
     tag_limits: Mapping[str, int] = field(default_factory=dict[str, int])
     """How many items with a tag may run at a time."""
     log_level: int = 20
+    intermediates: str = "keep"
+    """What becomes of values that others have used; see `Settings.intermediates`."""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -21,12 +22,24 @@ _GROUP_SECONDS = 0.25
 _JOURNAL_SECONDS = 1.0
 _EASE_SECONDS = 0.1
 _LAST_ATTEMPTS = 5
+_DOOMED_BYTES = 32 << 20
+"""Bytes due to be removed for which the journal is written at once."""
 _GROUP = 20_000
 """Entries that are written together at most."""
 _log = logging.getLogger("headrace")
 
 
-_Entry: TypeAlias = "tuple[HistoryEvent | None, Mapping[str, Any] | None] | threading.Event | None"
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """Objects to be removed once the journal has the record; ``size``: their bytes together."""
+
+    record: Mapping[str, Any]
+    paths: Sequence[str]
+    size: int
+
+
+_Noted: TypeAlias = "tuple[HistoryEvent | None, Mapping[str, Any] | None]"
+_Entry: TypeAlias = "_Noted | _Removal | threading.Event | None"
 
 
 class Scribe(threading.Thread):
@@ -45,13 +58,14 @@ class Scribe(threading.Thread):
         run: UUID,
         history: History,
         journal: Callable[[], Journal],
+        delete: Callable[[Sequence[str]], None],
         *,
         heartbeat_seconds: float,
         trouble: Callable[[Exception], None],
         request: Callable[[Request], None],
     ) -> None:
         super().__init__(name="headrace-scribe", daemon=True)
-        self.run_id, self.history, self.journal_of = run, history, journal
+        self.run_id, self.history, self.journal_of, self.delete = run, history, journal, delete
         self.journal: Journal | None = None
         self.heartbeat_seconds = heartbeat_seconds
         self.trouble, self.request = trouble, request
@@ -62,6 +76,9 @@ class Scribe(threading.Thread):
         self.sending: list[HistoryEvent] = []
         """What was sent under `seq` and not confirmed: only the very same may be sent again."""
         self.records: list[Mapping[str, Any]] = []
+        self.doomed: list[str] = []
+        """Objects to be removed when the journal says that they are gone; and their bytes."""
+        self.doomed_bytes = 0
         self.seq = 0
         self.last_request = 0
         self.next_beat = 0.0
@@ -85,6 +102,10 @@ class Scribe(threading.Thread):
     def index(self, record: Mapping[str, Any]) -> None:
         """A record for the journal."""
         self.inbox.put((None, record))
+
+    def remove(self, record: Mapping[str, Any], paths: Sequence[str], size: int) -> None:
+        """Write a record to the journal, then remove objects, which are of so many bytes together."""
+        self.inbox.put(_Removal(record, paths, size))
 
     def ease(self, most: int) -> None:
         """Wait until fewer than ``most`` entries are due, as long as they get fewer."""
@@ -124,7 +145,8 @@ class Scribe(threading.Thread):
             self._write_history(last=not open_)
             while self.synced:
                 self.synced.pop().set()
-            if self.records and (now >= journal_due or not open_):
+            hurry = not open_ or self.doomed_bytes > _DOOMED_BYTES
+            if self.records and (now >= journal_due or hurry):
                 self._write_journal(last=not open_)
                 journal_due = now + _JOURNAL_SECONDS
             if now >= self.next_beat and open_:
@@ -144,6 +166,11 @@ class Scribe(threading.Thread):
             if isinstance(entry, threading.Event):
                 self.synced.append(entry)
                 break
+            if isinstance(entry, _Removal):
+                self.records.append(entry.record)
+                self.doomed += entry.paths
+                self.doomed_bytes += entry.size
+                continue
             event, record = entry
             if event is not None:
                 self.events.append(event)
@@ -189,7 +216,17 @@ class Scribe(threading.Thread):
                     time.sleep(0.1)
             else:
                 self.records = []
+                self._remove()
                 return
+
+    def _remove(self) -> None:
+        """Remove what the journal has let go."""
+        doomed, self.doomed, self.doomed_bytes = self.doomed, [], 0
+        try:
+            if doomed:
+                self.delete(doomed)
+        except StorageError as error:
+            _log.warning("%d dropped partitions are still there: %s", len(doomed), error)
 
     def _beat(self) -> None:
         try:

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     """URL under which runs store their values; default ``<home>/storage``."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
     """Options of the storage's fsspec file system; never shown or stored."""
+    intermediates: Literal["keep", "until_run_ends", "drop"] = "keep"
+    """What becomes of values that other tasks of the run have used: kept; removed when the run has
+    completed; or removed as soon as all that was called with them has used them."""
     executor: str = "threads"
     """Name of the executor of flows that choose none."""
     history: str = ""
@@ -62,10 +65,10 @@ class Settings(BaseSettings):
     """Partitions up to this size ride along with their receipt."""
     inline_run_bytes: int = Field(default=64 << 20, ge=0)
     """Bytes that a driver keeps in memory of one run's values."""
-    max_in_flight: int = Field(default=100_000, gt=0)
-    """Items of a node handed out and not finished, at most."""
-    max_in_flight_bytes: int = Field(default=1 << 30, gt=0)
-    """Bytes of arguments handed out and not finished, at most."""
+    max_in_flight: int = Field(default=1_000_000, gt=0)
+    """Items of a map pulled and not finished, or done and not taken by the next map, at most."""
+    max_in_flight_bytes: int = Field(default=256 << 20, gt=0)
+    """Bytes of the same, at most."""
     log_bytes: int = Field(default=8 << 20, gt=0)
     """Log lines of a node in flight; beyond that they go through storage."""
     trust_storage: bool = True

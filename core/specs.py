@@ -97,7 +97,6 @@ class SpecWriter:
             concurrency=min(concurrency, tag_concurrency) if tag_concurrency else concurrency,
             log_prints=bool(options.log_prints),
             log_level=self.log_level,
-            persist=options.persist_result,
             schema=schema_of(call),
             setup=self._code(options.setup, call) if options.setup else None,
             flow_name=self.flow_name,

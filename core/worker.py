@@ -182,7 +182,7 @@ class _Body:
         last = len(stages) - 1
         self.encoders: list[Encoder | None] = [
             batch.store.encoder(stage.spec, batch, index)
-            if stage.spec.persist or index == last
+            if stage.stage.persist or index == last
             else None
             for index, stage in enumerate(stages)
         ]

@@ -92,9 +92,11 @@ class Bench:
 
     def batch(self, specs: Sequence[str], values: Sequence[Any], **options: Any) -> Batch:
         timeouts = options.pop("timeouts", [None] * len(specs))
+        persist = options.pop("persist", True)
         self.batches += 1
         stages = tuple(
-            Stage(n, f"n{n}", spec, timeout_seconds=timeouts[n]) for n, spec in enumerate(specs)
+            Stage(n, f"n{n}", spec, timeout_seconds=timeouts[n], persist=persist)
+            for n, spec in enumerate(specs)
         )
         payload = options.pop("payload", None) or pack([list(values)]).data
         where = Positions.span(0, len(values))

@@ -16,7 +16,7 @@ from headrace.core.nodes import Node
 from headrace.core.registry import open_history, open_store, resolve_executor
 from headrace.core.runs import RunInfo
 from headrace.core.settings import get_settings
-from headrace.core.states import Completed
+from headrace.core.states import Completed, State
 
 
 @dataclass
@@ -58,8 +58,10 @@ class Run:
 
 
 @contextmanager
-def running(folder: Path, executor: Any = "threads", **info: Any) -> Iterator[Run]:
-    """A run that is finished at the block's end."""
+def running(
+    folder: Path, executor: Any = "threads", *, state: State[Any] | None = None, **info: Any
+) -> Iterator[Run]:
+    """A run that is finished at the block's end, as completed if nothing else is said."""
     store = open_store(str(folder / "store"))
     history = open_history(f"sqlite:///{folder}/history.db")
     chosen = resolve_executor(executor)
@@ -74,6 +76,6 @@ def running(folder: Path, executor: Any = "threads", **info: Any) -> Iterator[Ru
     finally:
         if any(not node.ended for node in engine.nodes):
             engine.cancel(reason="the test is over")
-        engine.finish(Completed())
+        engine.finish(state or Completed())
         assert not engine.thread.is_alive()
         assert not engine.scribe.is_alive()

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.core.columns import Chunk
-from headrace.core.commands import Ask, Command, Committed, Feed, ItemEvent, NodeEnded, Submit
+from headrace.core.commands import (
+    Ask,
+    Command,
+    Committed,
+    Dropped,
+    Feed,
+    ItemEvent,
+    NodeEnded,
+    Submit,
+)
 from headrace.core.endings import UpstreamFailure
 from headrace.core.interfaces import (
     Control,
@@ -120,9 +129,15 @@ class Simulation:
         faults: Faults = Faults(),
         tag_limits: dict[str, int] | None = None,
         late_adds: bool = True,
+        window_items: int = 1_000_000,
     ) -> None:
         self.specs, self.rng, self.slots, self.faults = specs, random.Random(seed), slots, faults
-        self.machine = Machine(lambda _p, _n: slots, prefetch=lambda _p: 1, tag_limits=tag_limits)
+        self.machine = Machine(
+            lambda _p, need: max(1, int(slots / need.cpus)),
+            prefetch=lambda _p: 1,
+            tag_limits=tag_limits,
+            window_items=window_items,
+        )
         self.now = 0.0
         self.nodes: list[Node] = []
         self.todo: list[Command] = []
@@ -139,6 +154,12 @@ class Simulation:
         self.failed_on: dict[tuple[int, int], int] = {}
         self.events: list[ItemEvent] = []
         self.ended: Counter[int] = Counter()
+        self.won: dict[str, Positions] = {}
+        self.dropped: set[str] = set()
+        self.live: Counter[int] = Counter()
+        """Per node the items in partitions that are there."""
+        self.most_live: Counter[int] = Counter()
+        self.most_queued: Counter[int] = Counter()
         self.submitted = 0
         self.late_adds = late_adds
         self.steps = 0
@@ -208,10 +229,11 @@ class Simulation:
         )
         for other, item, may_fail in spec.waits:
             node.waits[other, item] = may_fail
+            node.reads[other] = item is None or node.reads.get(other, False)
         self.nodes.append(node)
         chunk = Chunk(Positions.span(0, 1), [[(number, 0)]]) if node.single else None
         self.take(self.machine.add(node, chunk, self.now))
-        if self.rng.random() < 0.5:
+        if (self.late_adds and self.rng.random() < 0.5) or len(self.nodes) == len(self.specs):
             self.take(self.machine.blocked(self.now))
 
     def feed(self, feed: Feed) -> None:
@@ -249,13 +271,16 @@ class Simulation:
                     self.feeds.append(command)
                 case Ask(flight, request):
                     self.ask(flight, request)
-                case Committed(node, _receipt, fresh):
+                case Committed(node, receipt, fresh):
+                    self.won[receipt.part.path] = fresh
                     for position in fresh:
                         assert (node.id, position) not in self.told, "completed twice"
                         self.told.add((node.id, position))
                 case ItemEvent():
                     self.events.append(command)
                     self.failed_on[command.node.id, command.position] = command.failure.attempt
+                case Dropped(node, receipt):
+                    self.drop(node, receipt)
                 case NodeEnded(node):
                     self.ended[node.id] += 1
                 case _:
@@ -275,13 +300,13 @@ class Simulation:
             ]
             for position in positions:
                 key = (node.id, position)
-                if node.options.persist:
+                if flight.committed[stage] and not node.options.drop and node.options.persist:
                     assert key not in self.told, f"{key} was completed and is handed out again"
                 for other in others:
                     assert not other.holds(position) or node is not other.nodes[0]
                 assert flight.attempts[stage] >= self.attempts.get(key, 0)
                 assert flight.attempts[stage] > self.failed_on.get(key, 0)
-                if not node.options.persist and len(node.consumers) == 1:
+                if not flight.committed[stage] and len(node.consumers) == 1:
                     below = (node.consumers[0].id, position)
                     assert below not in self.told, f"{key} runs again, and nobody needs it"
         self.check_column(flight, positions)
@@ -299,6 +324,7 @@ class Simulation:
             for i, position in enumerate(positions):
                 node, held = self.where[column.parts[column.part[i]].path]
                 assert (node, held[column.index[i]]) == (first.link.id, position)
+                assert column.parts[column.part[i]].path not in self.dropped
         else:
             for value, position in zip(column, positions, strict=True):
                 if isinstance(value, UpstreamFailure):
@@ -319,6 +345,15 @@ class Simulation:
         self.take(self.machine.report(report, self.now))
         if report.end is None and self.rng.random() < self.faults.repeat:
             self.take(self.machine.report(report, self.now))
+
+    def drop(self, node: Node, receipt: Receipt) -> None:
+        """A partition goes: nobody may need it any more."""
+        assert receipt.part.path not in self.dropped
+        self.dropped.add(receipt.part.path)
+        self.live[node.id] -= len(receipt.positions)
+        for position in self.won[receipt.part.path]:
+            assert all(consumer.item_done(position) for consumer in node.consumers)
+        assert all(reader.ended for reader in node.readers)
 
     # ------------------------------------------------------------------------------- workers
 
@@ -378,7 +413,7 @@ class Simulation:
                 job.failures.append(self.failure(job, stage, position, KINDS[script.what]))
                 job.settled.add(position)
                 return True
-            if node.options.persist or stage == len(job.flight.nodes) - 1:
+            if job.flight.committed[stage]:
                 job.pending[stage].append(position)
             else:
                 job.passed[stage].append(position)
@@ -406,6 +441,8 @@ class Simulation:
             if held:
                 path = f"{node.id}/{job.flight.id}-{len(self.where)}"
                 self.where[path] = (node.id, list(held))
+                self.live[node.id] += len(held)
+                self.most_live[node.id] = max(self.most_live[node.id], self.live[node.id])
                 part = Part(path, "arrow", "int", 10, len(held), len(self.where))
                 attempt = job.flight.attempts[stage]
                 fresh.append(
@@ -504,6 +541,7 @@ class Simulation:
         for node in self.nodes:
             counts = node.items.counts
             assert sum(counts) == node.items.size and min(counts) >= 0
+            self.most_queued[node.id] = max(self.most_queued[node.id], node.queued)
             if node.window is not None:
                 assert counts[ItemState.RUNNING] <= node.window
 
@@ -519,6 +557,7 @@ class Simulation:
         assert not machine.flights and not machine.feedable and not machine.holding
         assert not machine.dependents, machine.dependents
         assert not machine.lanes, machine.lanes
+        assert not machine.stalled
         assert not machine.delays
         assert not any(machine.in_flight.values()) and not any(machine.tagged.values())
         final = Counter((e.node.id, e.position) for e in self.events if e.state >= 3)

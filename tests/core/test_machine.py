@@ -11,6 +11,7 @@ from core.simulated import Faults, NodeSpec, Script, Simulation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.core.interfaces import Positions, Resources
 from headrace.core.items import ItemState
 from headrace.core.nodes import NodeOptions
 
@@ -47,6 +48,7 @@ def graphs(draw: st.DrawFn, *, fail_fast: bool = False) -> list[NodeSpec]:
             ),
             min_success_ratio=draw(st.sampled_from((None, None, None, 0.0, 0.5, 1.0))),
             persist=draw(st.integers(0, 2)) > 0,
+            drop=draw(st.booleans()),
             streams=draw(st.integers(0, 5)) == 0,
             tags=frozenset(draw(st.sampled_from(((), (), ("x",), ("x", "y"))))),
             delay=draw(st.sampled_from((lambda _n: 0.0, lambda n: 0.5 * n))),
@@ -70,7 +72,8 @@ def graphs(draw: st.DrawFn, *, fail_fast: bool = False) -> list[NodeSpec]:
 def persisted(specs: list[NodeSpec]) -> list[NodeSpec]:
     """The same with all values kept."""
     return [
-        dataclasses.replace(s, options=dataclasses.replace(s.options, persist=True)) for s in specs
+        dataclasses.replace(s, options=dataclasses.replace(s.options, persist=True, drop=False))
+        for s in specs
     ]
 
 
@@ -222,3 +225,70 @@ def test_a_chain_shares_its_batches(persist: bool) -> None:
     assert run.nodes[0].items.kept(run.nodes[0].items.where(ItemState.COMPLETED)).runs == (
         ((0, 40),) if persist else ()
     )
+
+
+def dropping(specs: list[NodeSpec]) -> list[NodeSpec]:
+    """The same with all intermediates dropped."""
+    return [
+        dataclasses.replace(s, options=dataclasses.replace(s.options, persist=True, drop=True))
+        for s in specs
+    ]
+
+
+@settings(SETTINGS, max_examples=150)
+@given(graphs(), SEEDS, FAULTS, st.booleans())
+def test_dropping_intermediates_changes_no_state_and_no_retry(
+    specs: list[NodeSpec], seed: int, faults: Faults, fuse: bool
+) -> None:
+    """Nor under faults; `Simulation.drop` checks that what goes is needed by nobody."""
+    quiet = [
+        dataclasses.replace(
+            s, scripts=tuple(Script("error", x.times) if x.what == "kill" else x for x in s.scripts)
+        )
+        for s in dropping(specs)
+    ]
+    faults = dataclasses.replace(faults, died=0.0)
+    run = Simulation(quiet if fuse else unfused(quiet), seed, faults=faults, late_adds=False).run()
+    assert run.states() == expected(quiet)
+    for (node, position), count in run.bad.items():
+        script, options = quiet[node].script(position), quiet[node].options
+        if script.what in ("error", "timeout", "late"):
+            assert count == min(script.times, options.retries + 1)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_chain_holds_no_more_than_its_window_of_intermediates(fuse: bool, seed: int) -> None:
+    options = NodeOptions(drop=True, fuse=fuse)
+    size, chain = 20_000, 5
+    specs = [NodeSpec(size, options=options)]
+    specs += [NodeSpec(link=i, options=options) for i in range(chain - 1)]
+    run = Simulation(specs, seed, late_adds=False).run()
+    assert all(state == ("Completed", ["COMPLETED"] * size) for state in run.states())
+    *between, last = [run.most_live[node] for node in range(chain)]
+    assert last == size, "what nobody takes stays"
+    assert all(run.live[node] == 0 for node in range(chain - 1))
+    assert sum(between) == 0 if fuse else max(between) < size / 3
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_a_map_does_not_run_far_ahead_of_a_slower_one_that_it_feeds(drop: bool) -> None:
+    """The second one has fewer slots, in another lane: depth alone would not hold the first back."""
+    options = NodeOptions(drop=drop)
+    wide = dataclasses.replace(options, resources=Resources(cpus=4.0))
+    specs = [NodeSpec(5_000, options=options), NodeSpec(link=0, options=wide)]
+    run = Simulation(specs, 1, slots=4, late_adds=False, window_items=100).run()
+    assert all(state == ("Completed", ["COMPLETED"] * 5_000) for state in run.states())
+    behind = run.most_queued[1]
+    assert 100 < behind < 2_500
+    far = Simulation(specs, 1, slots=4, late_adds=False).run()
+    assert far.most_queued[1] > 2 * behind, "without a window it does"
+
+
+def test_what_was_cancelled_leaves_its_input_for_a_resume() -> None:
+    options = NodeOptions(drop=True, fuse=False)
+    specs = [NodeSpec(50, options=options), NodeSpec(scripts=(Script("error", 9),))]
+    specs.append(NodeSpec(link=0, waits=((1, 0, False),), options=options))
+    run = Simulation(specs, 3, late_adds=False).run()
+    assert run.states()[2][0] == "Skipped"
+    assert run.nodes[0].items.kept(Positions.span(0, 50)) == Positions.span(0, 50)

@@ -56,7 +56,7 @@ def drive(machine: Machine, commands: list[Command], source: list[int]) -> int:
         elif isinstance(command, Submit):
             batches += 1
             flight = command.flight
-            where, last = flight.chunk.positions, len(flight.nodes) - 1
+            where = flight.chunk.positions
             receipts = tuple(
                 Receipt(
                     node.id,
@@ -70,7 +70,7 @@ def drive(machine: Machine, commands: list[Command], source: list[int]) -> int:
                     0.0,
                 )
                 for stage, node in enumerate(flight.nodes)
-                if node.options.persist or stage == last
+                if flight.committed[stage]
             )
             end = End(Outcome.DONE, seconds=len(where) * RATE)
             todo.extend(

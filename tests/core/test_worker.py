@@ -132,8 +132,8 @@ def test_a_failure_in_the_middle_ends_that_item_alone(bench: Bench) -> None:
 
 
 def test_values_that_are_not_kept_are_told_as_passed(bench: Bench) -> None:
-    specs = [bench.spec(double, persist=False), bench.spec(double, persist=False)]
-    bench.run(bench.batch(specs, range(4)))
+    specs = [bench.spec(double), bench.spec(double)]
+    bench.run(bench.batch(specs, range(4), persist=False))
     assert bench.values(0) == {}
     assert bench.values(1) == {x: 4 * x for x in range(4)}, "the last of a chain always commits"
     passed = [p for report in bench.reports for p in report.passed]

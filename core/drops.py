@@ -1,0 +1,109 @@
+"""Which committed values nobody in the run needs any more, where intermediates are dropped.
+
+A node whose values other tasks take is an intermediate. Its values are needed while an item of a
+linked map may still run on them, while a task that was called with it has not ended, and before the
+flow has waited for something (until then it may call further tasks with it). What was cancelled or
+skipped has not used its input, so that a resume finds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .commands import Dropped
+from .interfaces import Positions
+from .items import NOT_KEPT, ItemState, indices
+from .lanes import Lanes
+from .nodes import Node
+
+_UNUSED_INPUT = ("Cancelled", "Skipped")
+
+
+class Drops(Lanes):
+    """Lets values go, a partition at a time."""
+
+    def passes(self, node: Node) -> bool:
+        """May a fused consumer take the node's values without their being committed?"""
+        alone = len(node.consumers) == 1 and not node.readers and node.id not in self.dependents
+        return alone and self._droppable(node)
+
+    def _droppable(self, node: Node) -> bool:
+        return node.options.drop and node.id < self.sealed and not node.pinned
+
+    def seal(self) -> None:
+        """The flow waits: what it has called so far is all that takes the nodes' values."""
+        before, self.sealed = self.sealed, len(self.nodes)
+        for node in self.nodes[before:]:
+            self.sweep(node)
+
+    def read_by(self, reader: Node) -> None:
+        """A node was added that takes other nodes' values otherwise than item by item."""
+        for number, whole in reader.reads.items():
+            node = self.nodes[number]
+            node.readers.append(reader)
+            node.open_readers += 1
+            node.read_whole = node.read_whole or whole
+
+    def has_read(self, reader: Node) -> None:
+        """A node has ended."""
+        for number in reader.reads:
+            node = self.nodes[number]
+            node.open_readers -= reader.state not in _UNUSED_INPUT
+            self.sweep(node)
+        if reader.link is not None:
+            self.sweep(reader.link)
+
+    def drain(self, node: Node, positions: Positions) -> None:
+        """Items of a node have left a batch: look at the partitions that fed them.
+
+        How many items a partition still feeds is counted down, and looked up when it might be none.
+        """
+        link = node.link
+        if link is None or not self._droppable(link):
+            return
+        numbers = link.items.numbers(indices(positions))
+        counts = np.bincount(numbers[numbers >= 0])
+        for number in np.flatnonzero(counts).tolist():
+            left = link.feeds.get(number, len(link.items.receipts[number].positions))
+            link.feeds[number] = left - int(counts[number])
+            if link.feeds[number] <= 0:
+                self._look(link, number)
+
+    def sweep(self, node: Node) -> None:
+        """Look at all partitions of a node."""
+        if self._droppable(node):
+            for number in range(len(node.items.receipts)):
+                self._look(node, number)
+
+    def _look(self, node: Node, number: int) -> None:
+        """Drop a partition if nothing needs an item of it any more."""
+        if node.open_readers or (not node.consumers and not (node.ended and node.read_whole)):
+            return
+        won = node.items.won(number)
+        if not len(won):
+            return
+        needed = np.zeros(len(won), dtype=bool)
+        for consumer in node.consumers:
+            needed |= ~self._used(consumer, won)
+        node.feeds[number] = int(needed.sum())
+        if not node.feeds[number]:
+            receipt = node.items.receipts[number]
+            node.items.drop(number)
+            del node.feeds[number]
+            self.out.append(Dropped(node, receipt))
+
+    def _used(self, node: Node, where: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Which items of a node will not take their input again.
+
+        One whose value was not kept may have to: until what takes it is through.
+        """
+        states = node.items.gather(where)
+        used = (states >= ItemState.COMPLETED) & (states <= ItemState.CRASHED)
+        passed = (states == ItemState.COMPLETED) & (node.items.numbers(where) == NOT_KEPT)
+        if passed.any():
+            for consumer in node.consumers:
+                used[passed] &= self._used(consumer, where[passed])
+        return used
