@@ -24,7 +24,7 @@ class Lanes:
         tag_limits: Mapping[str, int] | None = None,
         window_items: int = 1_000_000,
         window_bytes: int = 256 << 20,
-        batch_bytes: int = 32 << 20,
+        batch_bytes: int = 8 << 20,
         recalls: bool = True,
     ) -> None:
         self.slots = slots

@@ -260,7 +260,7 @@ def test_dropping_intermediates_changes_no_state_and_no_retry(
 @pytest.mark.parametrize("seed", range(3))
 def test_a_chain_holds_no_more_than_its_window_of_intermediates(fuse: bool, seed: int) -> None:
     options = NodeOptions(drop=True, fuse=fuse)
-    size, chain = 20_000, 5
+    size, chain = 5_000, 5
     specs = [NodeSpec(size, options=options)]
     specs += [NodeSpec(link=i, options=options) for i in range(chain - 1)]
     run = Simulation(specs, seed, late_adds=False).run()
