@@ -90,15 +90,18 @@ class Chunk:
     """Items that wait to be handed out, with their arguments.
 
     ``most`` above 0 limits how many of them may travel together, and with nobody else: one of them
-    is suspected to have killed its child.
+    is suspected to have killed its child. ``alone``: no other batch may run beside them.
     """
 
-    __slots__ = ("columns", "most", "positions")
+    __slots__ = ("alone", "columns", "most", "positions")
 
-    def __init__(self, positions: Positions, columns: list[Column], most: int = 0) -> None:
+    def __init__(
+        self, positions: Positions, columns: list[Column], most: int = 0, *, alone: bool = False
+    ) -> None:
         self.positions = positions
         self.columns = columns
         self.most = most
+        self.alone = alone
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -109,8 +112,8 @@ class Chunk:
             return self, None
         head, tail = split(self.positions, count)
         return (
-            Chunk(head, [cut(c, 0, count) for c in self.columns], self.most),
-            Chunk(tail, [cut(c, count, None) for c in self.columns], self.most),
+            Chunk(head, [cut(c, 0, count) for c in self.columns], self.most, alone=self.alone),
+            Chunk(tail, [cut(c, count, None) for c in self.columns], self.most, alone=self.alone),
         )
 
     def only(self, wanted: Positions) -> Chunk:
@@ -118,7 +121,8 @@ class Chunk:
         if wanted == self.positions:
             return self
         keep = np.flatnonzero(np.isin(indices(self.positions), indices(wanted)))
-        return Chunk(wanted, [pick(column, keep) for column in self.columns], self.most)
+        columns = [pick(column, keep) for column in self.columns]
+        return Chunk(wanted, columns, self.most, alone=self.alone)
 
     def fits(self, other: Chunk) -> bool:
         """Can both be joined?"""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 
 from .columns import Chunk
 from .commands import Ask, Feed, Submit
 from .endings import Endings
-from .errors import HeadraceError
-from .interfaces import Control, Positions
+from .errors import HeadraceError, ResourceError
+from .interfaces import Control, Positions, Report
 from .items import ItemState, indices, runs_of
 from .nodes import Flight, Node
 
+_NOTHING = 1e-6
+"""Parts of the memory below it are rounding errors."""
 RECALL_AFTER = 0.25
 """A batch that has run so long may be split when a slot is idle."""
 
@@ -65,7 +68,45 @@ class HandOut(Endings):
                     return False
         if node.window is not None and self._out_of(node) >= node.window:
             return False
+        if self._must_wait(node) or not self._fits_memory(node):
+            return False
         return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + self.prefetch(pool))
+
+    def _must_wait(self, node: Node) -> bool:
+        """What died of memory is tried again alone: first all others end, then it, then all go on."""
+        pool = node.options.pool
+        holder = self.lonely.get(pool)
+        if holder is not None and not self._is_lonely(holder):
+            del self.lonely[pool]
+            holder = None
+        if node.queue[0].alone:
+            holder = self.lonely.setdefault(pool, node)
+        if holder is None:
+            return False
+        return holder is not node or self.in_flight.get(pool, 0) > 0
+
+    def _is_lonely(self, node: Node) -> bool:
+        """Has it still a batch that waits to run alone, or runs so?"""
+        waits = bool(node.queue) and node.queue[0].alone and not node.stopped
+        return waits or any(f.chunk.alone and f.nodes[0] is node for f in self.flights.values())
+
+    def _fits_memory(self, node: Node) -> bool:
+        """Is there memory for one more? One batch is let go in any case."""
+        taken = self.shared.get(node.options.pool, 0.0)
+        return not node.share or taken < _NOTHING or taken + node.share <= 1.0 + _NOTHING
+
+    def learn(self, node: Node, report: Report) -> None:
+        """A batch has ended, and tells what memory it took: see how many fit at a time."""
+        node.footprint.measured(report.base_memory, report.peak_memory, node.sizer.item_bytes)
+        need, options = node.footprint.need(node.sizer.item_bytes), node.options
+        if not need or node.ended or node.stopped:
+            return
+        asked = replace(options.resources, memory=max(need, options.resources.memory))
+        try:
+            fit = self.slots(options.pool, asked)
+        except ResourceError:  # not even one: it may go better than it looks, and runs by itself
+            fit = 1
+        node.share = 1.0 / fit if fit < self._slots_of(node) else 0.0
 
     def _ahead(self, node: Node) -> bool:
         """Has it filled the window of a linked map that could run, but does not keep up?"""
@@ -102,6 +143,8 @@ class HandOut(Endings):
             each.items.move(chunk.positions, ItemState.RUNNING)
             self.changed.add(each)
         self.flights[flight.id] = flight
+        flight.share = node.share
+        self.shared[pool] = self.shared.get(pool, 0.0) + flight.share
         node.handed += len(chunk)
         self.in_flight[pool] = self.in_flight.get(pool, 0) + 1
         for tag in node.options.tags & self.tag_limits.keys():

@@ -345,8 +345,10 @@ class Report:
     """(node, positions) that completed without being committed (``persist=False`` in a chain)."""
     started: int = 0
     """Items of the batch that have started so far, in batch order (async: how many in all)."""
+    base_memory: int = 0
+    """Resident bytes of the child when the batch began; with ``end``, 0 if not known."""
     peak_memory: int = 0
-    """Peak resident bytes of the child so far; 0 if not known."""
+    """Most resident bytes of the child since then; with ``end``, 0 if not known."""
     end: End | None = None
 
 

@@ -53,6 +53,10 @@ class Lanes:
         self.cancelled = ""
         self.sealed = 0
         """Nodes added before the flow last waited for something."""
+        self.shared: dict[str, float] = {}
+        """Per pool the part of its memory that batches under way take, of nodes where that counts."""
+        self.lonely: dict[str, Node] = {}
+        """Per pool the node that has a batch which must run, or runs, without any other."""
         self.stalled: set[Node] = set()
         """Nodes that are so far ahead of the maps they feed that these go first."""
         self.numbers = itertools.count()

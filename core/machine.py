@@ -135,6 +135,7 @@ class Machine(Returns):
         if report.returned.runs:
             self.returned(flight, report.returned)
         if report.end is not None:
+            self.learn(flight.nodes[0], report)
             self.ended(flight, report.end, report.peak_memory, may_retry, now)
         return self._done(now)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .columns import Chunk
+from .footprint import Footprint
 from .interfaces import Failure, Isolation, Positions, Resources, WorkerInfo
 from .items import ItemState, ItemTable, Tally, indices, runs_of
 from .sizing import Sizer
@@ -94,6 +95,9 @@ class Node:
     stillborn: int = 0
     """Children in a row that died before an item of this node began."""
     sizer: Sizer = field(default_factory=Sizer)
+    footprint: Footprint = field(default_factory=Footprint)
+    share: float = 0.0
+    """Part of the pool's memory that one of its batches takes; 0: all slots together have enough."""
     tries: Tally = field(default_factory=Tally)
     """Attempts of each item that are over: its next one has this number plus one."""
     spent: Tally = field(default_factory=Tally)
@@ -171,6 +175,8 @@ class Flight:
     """It has told of an item, so its child had come to life."""
     recalled: bool = False
     returned: int = 0
+    share: float = 0.0
+    """Part of the pool's memory that was taken for it."""
     committed: list[bool] = field(default_factory=list[bool])
     """Per stage: are its values committed, and not only passed on?"""
     gone: set[int] = field(default_factory=set[int])

@@ -174,6 +174,7 @@ class Returns(HandOut):
         counted: bool,
         when: float | None = None,
         most: int = 0,
+        alone: bool = False,
     ) -> None:
         """Items leave a flight and are to run again from a stage on: now, or after a delay.
 
@@ -192,7 +193,9 @@ class Returns(HandOut):
             lacking = without(positions, kept)
             if lacking.runs:
                 node.items.move(lacking, ItemState.PENDING)
-                self._remake(flight, stage - 1, lacking, counted=counted, when=when, most=most)
+                self._remake(
+                    flight, stage - 1, lacking, counted=counted, when=when, most=most, alone=alone
+                )
             positions = kept
             if not positions.runs:
                 return
@@ -200,7 +203,7 @@ class Returns(HandOut):
         else:
             columns = flight.chunk.only(positions).columns
         node.items.move(positions, ItemState.PENDING)
-        chunk = Chunk(positions, columns, most)
+        chunk = Chunk(positions, columns, most, alone=alone)
         if when is None:
             self.queue(node, chunk, first=True)
         else:
@@ -217,13 +220,14 @@ class Returns(HandOut):
         counted: bool,
         when: float | None,
         most: int,
+        alone: bool,
     ) -> None:
         """Values that were not kept are needed again."""
         items = flight.nodes[stage].items
         again = items.select(positions, ItemState.COMPLETED, ItemState.RUNNING)
         items.move(again, ItemState.PENDING)
         if again.runs:
-            self.restart(flight, stage, again, counted=counted, when=when, most=most)
+            self.restart(flight, stage, again, counted=counted, when=when, most=most, alone=alone)
 
     def returned(self, flight: Flight, positions: Positions) -> None:
         """Items were handed back on recall: they did not start."""
@@ -232,7 +236,9 @@ class Returns(HandOut):
         if mine.runs:
             self._back(flight, 0, mine, counted=False)
 
-    def requeue(self, flight: Flight, begun: Positions, suspects: Positions) -> None:
+    def requeue(
+        self, flight: Flight, begun: Positions, suspects: Positions, *, alone: bool = False
+    ) -> None:
         """Items of an ended batch that have not ended go back, deepest stage first."""
         most = ceil(len(suspects) / SUSPECTS_APART) if suspects.runs else 0
         for stage in range(len(flight.nodes) - 1, -1, -1):
@@ -254,10 +260,18 @@ class Returns(HandOut):
                 (accused, True, most),
             ):
                 if mine.runs:
-                    self._back(flight, stage, mine, counted=counted, most=together)
+                    apart = alone and together > 0
+                    self._back(flight, stage, mine, counted=counted, most=together, alone=apart)
 
     def _back(
-        self, flight: Flight, stage: int, positions: Positions, *, counted: bool, most: int = 0
+        self,
+        flight: Flight,
+        stage: int,
+        positions: Positions,
+        *,
+        counted: bool,
+        most: int = 0,
+        alone: bool = False,
     ) -> None:
         """Items that did not end go back, unless they were cancelled meanwhile."""
         node = flight.nodes[stage]
@@ -270,7 +284,7 @@ class Returns(HandOut):
             cause = f"its input was not kept, and {flight.nodes[stage - 1].key!r} has stopped"
             self.finish(node, positions, ItemState.CANCELLED, cause)
         elif positions.runs:
-            self.restart(flight, stage, positions, counted=counted, most=most)
+            self.restart(flight, stage, positions, counted=counted, most=most, alone=alone)
 
     # ---------------------------------------------------------------------------------- ends
 
@@ -302,7 +316,7 @@ class Returns(HandOut):
                 suspects = self._died(flight, end, begun, now)
             case _:
                 pass
-        self.requeue(flight, begun, suspects)
+        self.requeue(flight, begun, suspects, alone=end.out_of_memory)
         for node in flight.nodes:
             self.drain(node, flight.chunk.positions)
 
@@ -344,11 +358,13 @@ class Returns(HandOut):
         stage, position = guilty
         node, here = flight.nodes[stage], Positions.span(position, position + 1)
         failure = synthetic(flight, stage, position, FailureKind.CRASH, end.cause, now)
-        again = node.infra_spent.at(position) < node.options.infra_retries
+        crowded = end.out_of_memory and not flight.chunk.alone  # others took memory, too: no charge
+        again = crowded or node.infra_spent.at(position) < node.options.infra_retries
         if again and not node.stopped and self._can_restart(flight, stage, here):
-            node.infra_spent.add(here)
+            if not crowded:
+                node.infra_spent.add(here)
             self._note(flight, node, failure, ItemState.PENDING)
-            self._back(flight, stage, here, counted=True, most=1)
+            self._back(flight, stage, here, counted=True, most=1, alone=end.out_of_memory)
         else:
             self.failed(flight, failure, False, now)
         return Positions(())
@@ -380,6 +396,7 @@ class Returns(HandOut):
         first = flight.nodes[0]
         first.handed -= len(flight.chunk)
         self.in_flight[first.options.pool] -= 1
+        self.shared[first.options.pool] -= flight.share
         for tag in first.options.tags & self.tag_limits.keys():
             self.tagged[tag] -= 1
         for node in flight.nodes:

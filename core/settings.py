@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .sizes import bytes_of
 
 
 class Settings(BaseSettings):
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
     """Items of a map pulled and not finished, or done and not taken by the next map, at most."""
     max_in_flight_bytes: int = Field(default=256 << 20, gt=0)
     """Bytes of the same, at most."""
+    memory: str = ""
+    """Memory of this machine that batches may take together, such as ``"8GB"``; default: most of it,
+    or of the control group's limit."""
     log_bytes: int = Field(default=8 << 20, gt=0)
     """Log lines of a node in flight; beyond that they go through storage."""
     trust_storage: bool = True
@@ -87,6 +91,18 @@ class Settings(BaseSettings):
         if value.upper() not in logging.getLevelNamesMapping():
             raise ValueError("no such level; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
         return value.upper()
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        if value:
+            bytes_of(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory that batches may take together; 0: not said."""
+        return bytes_of(self.memory) if self.memory else 0
 
     @property
     def storage_url(self) -> str:

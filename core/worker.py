@@ -9,7 +9,6 @@ obeys the control word and reports. User errors become `Failure` records; nothin
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import threading
 import time
@@ -38,6 +37,7 @@ from .interfaces import (
     WorkerInfo,
 )
 from .logs import logged_prints
+from .resident import ResidentMemory
 from .shipping import StaleCodeError
 from .stages import LoadedStage, load_stage, materialised
 from .tracebacks import Interner, failure_of
@@ -194,6 +194,7 @@ class _Body:
         self.ended = 0
         """Items that are over; of those that run one by one."""
         self.known = Interner()
+        self.memory = ResidentMemory() if in_child else None
 
     # -------------------------------------------------------------------------------- running
 
@@ -455,7 +456,7 @@ class _Body:
             returned,
             tuple((node, Positions.of(sorted(done))) for node, done in passed if done),
             self.marks[Mark.STARTED],
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 if end else 0,
+            *(self.memory.told() if end and self.memory is not None else (0, 0)),
             end,
         )
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from ..core.errors import ResourceError
 from ..core.interfaces import Resources
 
+_MOST_OF_MEMORY = 0.9
+"""The rest is for the driver and the system."""
 _FREE_SLOTS = 4
 """Batches per cpu at a time of a task that asks for no cpu at all."""
 
@@ -30,6 +32,27 @@ def cores() -> int:
         if quota_us > 0:
             count = min(count, quota_us / int((folder / "cpu.cfs_period_us").read_text()))
     return max(1, math.ceil(count))
+
+
+def memory() -> int:
+    """Bytes that batches on this machine may take together.
+
+    The setting ``memory`` says how much; else it is most of what the machine has, or of what its
+    control group lets this process have. 0: nobody knows.
+    """
+    from ..core.settings import get_settings
+
+    return get_settings().memory_bytes or int(_MOST_OF_MEMORY * _installed())
+
+
+def _installed() -> int:
+    found: list[int] = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max": no limit
+            found.append(int((Path("/sys/fs/cgroup") / path).read_text()))
+    return min(found, default=0)
 
 
 @dataclass(frozen=True)

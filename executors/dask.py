@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
 from ..core.interfaces import Capabilities
-from .capacity import cores
+from .capacity import cores, memory
 from .pool import QueuePool
 from .reach import probe
 from .wire import versions
@@ -95,13 +95,21 @@ class DaskExecutor:
             undo.callback(_close_client, client)
             ending = undo.pop_all()
         try:
-            runner = DaskRunner(client, versions(libraries=True), self.idle_seconds, ending.close)
+            mine = versions(libraries=True)
+            runner = DaskRunner(client, mine, self.idle_seconds, ending.close, self._memory())
         except BaseException:
             ending.close()
             raise
         pool = QueuePool(self.name, runner.capacity, runner, Capabilities(), runner.fits)
         runner.on_change(pool.refresh)
         return pool
+
+    def _memory(self) -> int:
+        """What each worker of a cluster of our own may take: all of them share this machine."""
+        if self.address is not None or self.cluster is not None:
+            return 0
+        workers = (self.adapt or {}).get("maximum") or self.n_workers or 1
+        return memory() // int(workers)
 
     def _cluster(self, undo: contextlib.ExitStack) -> Any:
         if self.address is not None:

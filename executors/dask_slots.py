@@ -36,10 +36,16 @@ class DaskRunner:
     """
 
     def __init__(
-        self, client: Client, mine: Versions, idle_seconds: float, shut_down: Callable[[], None]
+        self,
+        client: Client,
+        mine: Versions,
+        idle_seconds: float,
+        shut_down: Callable[[], None],
+        memory: int = 0,
     ) -> None:
         self._client: Any = client
         self._mine, self._idle_seconds, self._shut_down = mine, idle_seconds, shut_down
+        self._memory = memory
         self._pool = uuid.uuid4().hex
         self._setup = here()
         self._lock = threading.Condition()
@@ -208,7 +214,7 @@ class DaskRunner:
         info = await self._client.scheduler.identity(n_workers=-1)
         there: dict[str, Any] = info["workers"]
         for address in set(there) - set(self._workers):
-            worker = Worker(address, there[address])
+            worker = Worker(address, there[address], self._memory)
             with self._lock:
                 self._workers[address] = worker
             task = asyncio.ensure_future(self._serve(worker))

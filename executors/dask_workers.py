@@ -38,11 +38,12 @@ class Flight:
 class Worker:
     """A Dask worker as the driver knows it. Its fields belong to the runner's lock."""
 
-    def __init__(self, address: str, info: dict[str, Any]) -> None:
+    def __init__(self, address: str, info: dict[str, Any], memory: int = 0) -> None:
         self.address = address
         custom = dict(info.get("resources") or {})
         gpus = custom.pop("GPU", 0.0)
-        self.capacity = Capacity(info["nthreads"], gpus, info.get("memory_limit") or 0, custom)
+        memory = info.get("memory_limit") or memory
+        self.capacity = Capacity(info["nthreads"], gpus, memory, custom)
         self.ledger = Ledger()
         self.flights: dict[tuple[str, int], Flight] = {}
         self.leases: dict[str, Any] = {}

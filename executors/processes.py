@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from ..core.errors import ConfigurationError
+from . import capacity
 from .capacity import Capacity, cores
 from .launch import Launch
 from .pool import SlotPool
@@ -25,8 +26,9 @@ class ProcessesExecutor:
     max_items_per_child
         A child that has run so many items is replaced by a fresh one (for code that leaks).
     gpus, memory, resources
-        What tasks may ask for in all, beside cpus: a count, bytes (0: not counted), and amounts by
-        name.
+        What tasks may ask for in all, beside cpus: a count, bytes, and amounts by name. Where
+        batches turn out to need more memory than all slots together have, fewer run at a time.
+        Default of ``memory``: the setting of that name, or most of what the machine has.
     """
 
     max_workers: int | None = None
@@ -46,15 +48,19 @@ class ProcessesExecutor:
     def name(self) -> str:
         return "processes"
 
+    @property
+    def _memory(self) -> int:
+        return self.memory or capacity.memory()
+
     def key(self) -> Hashable:
         return (
-            *("processes", self.max_workers, self.max_items_per_child, self.gpus, self.memory),
+            *("processes", self.max_workers, self.max_items_per_child, self.gpus, self._memory),
             tuple(sorted((self.env or {}).items())),
             tuple(sorted(self.resources.items())),
         )
 
     def open(self) -> SlotPool:
         workers = self.max_workers or cores()
-        capacity = Capacity(workers, self.gpus, self.memory, dict(self.resources))
+        there = Capacity(workers, self.gpus, self._memory, dict(self.resources))
         launch = Launch(environment=dict(self.env or {}))
-        return SlotPool(self.name, capacity, launch, max_items=self.max_items_per_child)
+        return SlotPool(self.name, there, launch, max_items=self.max_items_per_child)

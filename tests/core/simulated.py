@@ -25,6 +25,7 @@ from headrace.core.commands import (
     Submit,
 )
 from headrace.core.endings import UpstreamFailure
+from headrace.core.errors import ResourceError
 from headrace.core.interfaces import (
     Control,
     End,
@@ -36,6 +37,7 @@ from headrace.core.interfaces import (
     Receipt,
     RefColumn,
     Report,
+    Resources,
     WorkerInfo,
 )
 from headrace.core.items import ItemState
@@ -56,7 +58,8 @@ class Script:
     """What an item does: so many times something bad, then it succeeds."""
 
     what: str = "error"
-    """``error``, ``timeout``, ``unstorable``, ``kill`` (its child) or ``late`` (its child is killed)."""
+    """``error``, ``timeout``, ``unstorable``, ``kill`` (its child), ``crowd`` (its child dies
+    of memory unless it is alone) or ``late`` (its child is killed)."""
     times: int = 0
 
 
@@ -73,6 +76,8 @@ class NodeSpec:
     """By position, cyclic."""
     options: NodeOptions = NodeOptions()
     window: int | None = None
+    memory: int = 0
+    """What a batch of it takes, beside the 10 that a child takes without one."""
     raises: bool = False
     """Its iterable raises when it has given all items."""
 
@@ -130,14 +135,16 @@ class Simulation:
         tag_limits: dict[str, int] | None = None,
         late_adds: bool = True,
         window_items: int = 1_000_000,
+        memory: int = 0,
     ) -> None:
         self.specs, self.rng, self.slots, self.faults = specs, random.Random(seed), slots, faults
         self.machine = Machine(
-            lambda _p, need: max(1, int(slots / need.cpus)),
+            self.room,
             prefetch=lambda _p: 1,
             tag_limits=tag_limits,
             window_items=window_items,
         )
+        self.memory = memory
         self.now = 0.0
         self.nodes: list[Node] = []
         self.todo: list[Command] = []
@@ -160,10 +167,19 @@ class Simulation:
         """Per node the items in partitions that are there."""
         self.most_live: Counter[int] = Counter()
         self.most_queued: Counter[int] = Counter()
+        self.most_sharing = 0
+        """Batches under way together that were handed out knowing what they take."""
         self.submitted = 0
         self.late_adds = late_adds
         self.steps = 0
         self.peak_running: Counter[str] = Counter()
+
+    def room(self, _pool: str, need: Resources) -> int:
+        """Slots for a need, as a pool would count them."""
+        if self.memory and need.memory > self.memory:
+            raise ResourceError("never")
+        by_memory = self.memory // need.memory if self.memory and need.memory else 1 << 30
+        return max(1, min(int(self.slots / need.cpus), by_memory))
 
     # ------------------------------------------------------------------------------- the run
 
@@ -292,6 +308,11 @@ class Simulation:
             return
         positions = list(flight.chunk.positions)
         assert positions == sorted(set(positions))
+        flights = self.machine.flights.values()
+        assert len(flights) == 1 or not any(f.chunk.alone for f in flights)
+        sharing = [f for f in flights if f.share]
+        if len(sharing) == len(flights):
+            self.most_sharing = max(self.most_sharing, len(sharing))
         for stage, node in enumerate(flight.nodes):
             others = [
                 other
@@ -400,7 +421,11 @@ class Simulation:
             self.runs[key] += 1
             self.attempts[key] = max(self.attempts.get(key, 0), job.flight.attempts[stage])
             script = self.specs[node.id].script(position)
-            if script.what == "kill":
+            if script.what == "crowd":
+                if len(self.machine.flights) > 1:
+                    self.end_badly(job, Outcome.DIED, (stage, position), memory=True)
+                    return False
+            elif script.what == "kill":
                 if self.kills[key] < script.times:
                     self.kills[key] += 1
                     self.die(job, (stage, position))
@@ -497,7 +522,8 @@ class Simulation:
                 returned,
                 passed,
                 job.index,
-                0,
+                10,
+                10 + self.specs[job.flight.nodes[0].id].memory,
                 end,
             )
         )
@@ -511,7 +537,14 @@ class Simulation:
     def die(self, job: Job, guilty: tuple[int, int] | None) -> None:
         self.end_badly(job, Outcome.DIED, guilty)
 
-    def end_badly(self, job: Job, outcome: Outcome, running: tuple[int, int] | None = None) -> None:
+    def end_badly(
+        self,
+        job: Job,
+        outcome: Outcome,
+        running: tuple[int, int] | None = None,
+        *,
+        memory: bool = False,
+    ) -> None:
         if self.rng.random() < 0.5 and running is None:
             receipts = self.flush(job)
             self.report(job, receipts=receipts, mute=self.rng.random() < self.faults.mute)
@@ -527,7 +560,7 @@ class Simulation:
             committed = ()
         del self.jobs[job.flight.id]
         self.forget(job.failures)
-        end = End(outcome, "simulated", suspects, running)
+        end = End(outcome, "simulated", suspects, running, out_of_memory=memory)
         self.tell(Report("r", job.flight.id, receipts=committed, started=job.index, end=end))
 
     # -------------------------------------------------------------------------------- checks

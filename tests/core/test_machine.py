@@ -292,3 +292,33 @@ def test_what_was_cancelled_leaves_its_input_for_a_resume() -> None:
     run = Simulation(specs, 3, late_adds=False).run()
     assert run.states()[2][0] == "Skipped"
     assert run.nodes[0].items.kept(Positions.span(0, 50)) == Positions.span(0, 50)
+
+
+@pytest.mark.parametrize(("size", "together"), [(10, 4), (30, 2), (90, 1), (900, 1)])
+def test_fewer_run_where_memory_ends_first(size: int, together: int) -> None:
+    """Of a hundred bytes; what a batch takes is known when the first ones have ended."""
+    specs = [NodeSpec(300, memory=size), NodeSpec(link=0, memory=size)]
+    run = Simulation(unfused(specs), 2, slots=4, memory=100, late_adds=False).run()
+    assert all(
+        state == ("Completed", ["COMPLETED"] * n)
+        for n, state in zip((300, 300), run.states(), strict=True)
+    )
+    assert run.most_sharing == (together if together < 4 else 0)
+
+
+@settings(SETTINGS, max_examples=50)
+@given(SEEDS, st.integers(1, 4), st.sampled_from((0.0, 1.0)))
+def test_what_dies_of_memory_is_tried_again_alone(seed: int, slots: int, unmarked: float) -> None:
+    """And goes through there, at no charge; `Simulation.submit` sees to it that it is alone."""
+    specs = [
+        NodeSpec(
+            40, scripts=(Script(), Script(), Script("crowd")), options=NodeOptions(infra_retries=0)
+        ),
+        NodeSpec(link=0),
+        NodeSpec(30),
+    ]
+    run = Simulation(
+        specs, seed, slots=slots, faults=Faults(unmarked=unmarked), late_adds=False
+    ).run()
+    assert all(set(items) == {"COMPLETED"} for _state, items in run.states())
+    assert not run.machine.lonely or not run.machine.flights
