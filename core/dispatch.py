@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,6 @@ class Dispatcher:
         self.engine = engine
         self.prepared: dict[Node, _Prepared] = {}
         self.inline_left = engine.settings.inline_run_bytes
-        self.threads = max(1, (os.cpu_count() or 1) // max(1, _slots(engine)))
 
     def prepare(self, node: Node, call: Call, spec: str, static: Packed) -> Chunk | None:
         """Take a call's arguments; gives the chunk of a single call.
@@ -143,7 +141,7 @@ class Dispatcher:
             flush_seconds=settings.flush_seconds,
             flush_bytes=settings.flush_bytes,
             grace_seconds=settings.grace_seconds,
-            threads=self.threads,
+            threads=max(1, int(node.options.resources.cpus * pool.capabilities.threads_per_cpu)),
         )
 
     def _plain(self, column: Any) -> Any:
@@ -240,9 +238,3 @@ def _ready(dependency: Dependency) -> bool:
     if not node.settled(position):
         return False
     return dependency.allow_failure or node.went_well(position)
-
-
-def _slots(engine: Engine) -> int:
-    from .interfaces import Resources
-
-    return engine.pools["main"].slots(Resources())

@@ -390,6 +390,8 @@ class Capabilities:
     """``control(KILL)`` ends code that does not cooperate."""
     may_rerun: bool = False
     """The engine below may run a batch twice: batches must claim."""
+    threads_per_cpu: float = 1.0
+    """Threads that a batch's numeric libraries may use for each cpu that it asked for."""
     prefetch: int = 1
     """Batches to keep queued per slot beyond the one that runs, so that no slot waits."""
 

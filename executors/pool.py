@@ -19,7 +19,7 @@ from ..core.interfaces import (
     Resources,
     Sink,
 )
-from .capacity import Capacity, Ledger
+from .capacity import Capacity, Ledger, cores
 from .host import Host
 from .launch import Launch
 
@@ -197,7 +197,10 @@ class SlotPool(QueuePool):
     def __init__(
         self, name: str, capacity: Capacity, launch: Launch | None, *, max_items: int | None = None
     ) -> None:
-        abilities = Capabilities(in_process=launch is None, kills=launch is not None)
+        per_cpu = max(1.0, cores() / capacity.cpus) if launch is not None and launch.local else 1.0
+        abilities = Capabilities(
+            in_process=launch is None, kills=launch is not None, threads_per_cpu=per_cpu
+        )
         super().__init__(name, lambda: capacity, Host(launch, max_items=max_items), abilities)
 
 

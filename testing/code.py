@@ -63,6 +63,15 @@ def call(function: Callable[[int], Any], x: int) -> Any:
 
 
 @task
+def threads() -> list[str]:
+    """What the numeric libraries of this process go by; Arrow has made up its mind already."""
+    import pyarrow as pa
+
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+    return [*(os.environ[name] for name in names), str(pa.cpu_count())]
+
+
+@task
 def tooled(item: int) -> tuple[int, Any]:
     return os.getpid(), context.setup
 
@@ -126,6 +135,18 @@ class CodeConformance(Suite):
         assert {tool for _, tool in results} == {"tool"}
         makers = [note.pid for note in tally.notes("made")]
         assert sorted(makers) == sorted({pid for pid, _ in results})
+
+    def test_numeric_libraries_get_the_threads_of_their_slot(self) -> None:
+        if self.able.in_process:
+            return  # they are the driver's own
+        per_cpu = self.able.threads_per_cpu
+
+        def body() -> Any:
+            wide = threads.with_options(resources={"cpus": 2})
+            return [threads.submit().result()] + [wide.submit().result()] * (self.slots() > 1)
+
+        for cpus, told in enumerate(self.run(body), start=1):
+            assert set(told) == {str(max(1, int(cpus * per_cpu)))}
 
     def test_an_edited_module_never_runs_stale(self, module: Path) -> None:
         for version in (1, 2, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 import pytest
 from core.oracle import expected
@@ -11,9 +12,11 @@ from core.simulated import Faults, NodeSpec, Script, Simulation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.core.interfaces import Positions, Resources
+from headrace.core.commands import Command, Dropped, Submit
+from headrace.core.interfaces import End, Outcome, Part, Positions, Receipt, Report, Resources
 from headrace.core.items import ItemState
-from headrace.core.nodes import NodeOptions
+from headrace.core.machine import Machine
+from headrace.core.nodes import Node, NodeOptions
 
 SETTINGS = settings(max_examples=100, deadline=None, print_blob=True)
 SEEDS = st.integers(0, 2**20)
@@ -322,3 +325,42 @@ def test_what_dies_of_memory_is_tried_again_alone(seed: int, slots: int, unmarke
     ).run()
     assert all(set(items) == {"COMPLETED"} for _state, items in run.states())
     assert not run.machine.lonely or not run.machine.flights
+
+
+def test_a_partition_stays_while_a_fused_chain_may_start_from_it_again() -> None:
+    """b has passed its value on, c still runs with it: where both are lost, b takes it from a again."""
+    machine, nodes = Machine(lambda _p, _n: 4), list[Node]()
+    for number, fuse in enumerate((False, True, True)):
+        options = NodeOptions(drop=True, fuse=fuse)
+        link = nodes[-1] if nodes else None
+        nodes.append(Node(number, f"n{number}", "t", options, single=False, link=link))
+        machine.add(nodes[-1], None, 0.0)
+    a, b, c = nodes
+
+    def receipt(node: Node, batch: int, start: int, stop: int) -> Receipt:
+        part = Part(f"{node.id}-{batch}", "arrow", "int", 10, stop - start, 0)
+        return Receipt(node.id, batch, 1, part, Positions.span(start, stop), 1, 0.0, 0.0, 0.0)
+
+    def tell(batch: int, **said: Any) -> list[Command]:
+        return machine.report(Report("r", batch, **said), 1.0)
+
+    def handed(commands: list[Command]) -> list[int]:
+        return [command.flight.id for command in commands if isinstance(command, Submit)]
+
+    done = End(Outcome.DONE, seconds=0.1)
+    machine.blocked(0.0)
+    (one, *_) = handed(machine.fed(a, [[7]], 16, exhausted=False, error=None, now=0.0))
+    tell(one, receipts=(receipt(a, one, 0, 1),), end=done)
+    (chain,) = [f for f in machine.flights.values() if f.nodes == [b, c]]
+    tell(chain.id, receipts=(receipt(c, chain.id, 0, 1),), end=End(Outcome.DONE, seconds=1.0))
+    (two,) = handed(machine.fed(a, [[7] * 40], 640, exhausted=True, error=None, now=0.0))[:1]
+    where = machine.flights[two].chunk.positions.runs[0]
+    tell(two, receipts=(receipt(a, two, *where),), end=done)
+    first, second = [f for f in machine.flights.values() if f.nodes == [b, c]][:2]
+    here = first.chunk.positions.runs[0]
+    tell(first.id, passed=((b.id, Positions.span(here[0], here[0] + 1)),), started=1)
+    there = second.chunk.positions.runs[0]
+    gone = tell(second.id, receipts=(receipt(c, second.id, *there),), end=done)
+    assert not [each for each in gone if isinstance(each, Dropped)]
+    tell(first.id, end=End(Outcome.LOST))
+    assert a.items.kept(Positions.span(*where)) == Positions.span(*where)
