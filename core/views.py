@@ -59,8 +59,12 @@ class Views:
         seconds = now - past[0][0]
         rate = (done - past[0][1]) / seconds if seconds > 0 else 0.0
         eta = None
-        if node.total is not None and rate > 0 and not node.ended:
-            eta = (node.total - done) / rate
+        source = node
+        while source.total is None and source.link is not None:  # it will have as many items
+            source = source.link
+        total = source.total
+        if total is not None and rate > 0 and not node.ended:
+            eta = (total - done) / rate
         signatures = Counter(
             f"{f.type_name}: {f.message}"[:200] for f in list(node.failures.values())[:10_000]
         )
@@ -69,7 +73,7 @@ class Views:
             name=node.key,
             state=node.state,
             mapped=not node.single,
-            total=node.total,
+            total=total,
             counts=node.items.named_counts(),
             rate=rate,
             eta_seconds=eta,

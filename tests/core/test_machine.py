@@ -329,7 +329,7 @@ def test_what_dies_of_memory_is_tried_again_alone(seed: int, slots: int, unmarke
 
 def test_a_partition_stays_while_a_fused_chain_may_start_from_it_again() -> None:
     """b has passed its value on, c still runs with it: where both are lost, b takes it from a again."""
-    machine, nodes = Machine(lambda _p, _n: 4), list[Node]()
+    machine, nodes = Machine(lambda _p, _n: 4, prefetch=lambda _p: 9), list[Node]()
     for number, fuse in enumerate((False, True, True)):
         options = NodeOptions(drop=True, fuse=fuse)
         link = nodes[-1] if nodes else None
@@ -356,11 +356,15 @@ def test_a_partition_stays_while_a_fused_chain_may_start_from_it_again() -> None
     (two,) = handed(machine.fed(a, [[7] * 40], 640, exhausted=True, error=None, now=0.0))[:1]
     where = machine.flights[two].chunk.positions.runs[0]
     tell(two, receipts=(receipt(a, two, *where),), end=done)
-    first, second = [f for f in machine.flights.values() if f.nodes == [b, c]][:2]
-    here = first.chunk.positions.runs[0]
-    tell(first.id, passed=((b.id, Positions.span(here[0], here[0] + 1)),), started=1)
-    there = second.chunk.positions.runs[0]
-    gone = tell(second.id, receipts=(receipt(c, second.id, *there),), end=done)
-    assert not [each for each in gone if isinstance(each, Dropped)]
+    first, *others = [f for f in machine.flights.values() if f.nodes == [b, c]]
+    (here,) = first.chunk.positions
+    tell(first.id, passed=((b.id, Positions.span(here, here + 1)),), started=1)
+    assert sum(len(f.chunk) for f in (first, *others)) == where[1] - where[0]
+    tell(others[0].id, end=End(Outcome.LOST))  # it runs once more
+    others = [f for f in machine.flights.values() if f.nodes == [b, c] and f is not first]
+    for other in others:
+        values = tuple(receipt(c, other.id, p, p + 1) for p in other.chunk.positions)
+        gone = tell(other.id, receipts=values, end=done)
+        assert not [each for each in gone if isinstance(each, Dropped)]
     tell(first.id, end=End(Outcome.LOST))
     assert a.items.kept(Positions.span(*where)) == Positions.span(*where)
