@@ -12,6 +12,7 @@ from core.engines import Run, running
 from headrace.core.errors import RunError, UpstreamFailed
 from headrace.core.interfaces import data_prefix
 from headrace.core.records import receipts_in
+from headrace.core.settings import settings_override
 from headrace.core.states import Failed
 
 
@@ -100,8 +101,19 @@ def count(values: list[bytes]) -> int:
     return len(values)
 
 
-def test_a_dataset_that_the_flow_holds_stays(tmp_path: Path) -> None:
+def test_until_the_flow_waits_it_may_call_further_tasks_with_a_value(tmp_path: Path) -> None:
     with running(tmp_path, intermediates="drop") as run:
+        first = run.map(grow, range(300))
+        second = run.map(size, first, "data")
+        run.engine._wait_quietly(second.done)  # as a feeder does: it is not the flow that waits
+        assert run.map(size, first, "data").result() == [10_000] * 300
+
+
+def test_a_dataset_that_the_flow_holds_stays(tmp_path: Path) -> None:
+    with (
+        settings_override(inline_part_bytes=0),
+        running(tmp_path, "processes", intermediates="drop") as run,
+    ):
         first = run.map(grow, range(300))
         dataset = first.dataset()
         assert run.map(size, first, "data").result() == [10_000] * 300

@@ -283,7 +283,7 @@ def test_a_map_does_not_run_far_ahead_of_a_slower_one_that_it_feeds(drop: bool) 
     run = Simulation(specs, 1, slots=4, late_adds=False, window_items=100).run()
     assert all(state == ("Completed", ["COMPLETED"] * 5_000) for state in run.states())
     behind = run.most_queued[1]
-    assert 100 < behind < 2_500
+    assert 100 < behind < 250
     far = Simulation(specs, 1, slots=4, late_adds=False).run()
     assert far.most_queued[1] > 2 * behind, "without a window it does"
 
