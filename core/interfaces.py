@@ -346,9 +346,9 @@ class Report:
     started: int = 0
     """Items of the batch that have started so far, in batch order (async: how many in all)."""
     base_memory: int = 0
-    """Resident bytes of the child when the batch began; with ``end``, 0 if not known."""
+    """Resident bytes of the child's own when the batch began; with ``end``, 0 if not known."""
     peak_memory: int = 0
-    """Most resident bytes of the child since then; with ``end``, 0 if not known."""
+    """Most resident bytes of its own since then; with ``end``, 0 if not known."""
     end: End | None = None
 
 
