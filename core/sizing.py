@@ -13,6 +13,8 @@ AIM_SECONDS = 1.0
 """Work in one batch, once the task is measured."""
 LEAST_SECONDS = 0.02
 """Work below which cutting finer costs more than it balances."""
+HAND_OUTS_PER_SECOND = 2000.0
+"""With many slots the tail is not cut finer than so many batches a second can be decided on."""
 BATCHES_PER_SECOND = 200.0
 """With many slots batches get longer, so that an engine takes no more of them than this."""
 GROWTH = 32
@@ -73,7 +75,8 @@ class Sizer:
             size = min(size, GROWTH * max(self.largest, 1))
             if remaining is not None:
                 share = ceil(remaining / (2 * max(slots, 1)))
-                size = min(size, max(share, ceil(LEAST_SECONDS / per_item)))
+                least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
+                size = min(size, max(share, ceil(least / per_item)))
         if self.item_bytes:
             size = min(size, max(1, int(self.batch_bytes / self.item_bytes)))
         return max(1, min(size, waiting))
