@@ -108,6 +108,7 @@ class Job:
     began: float = 0.0
     told: float = 0.0
     """When it last committed, or began."""
+    ends: float = 0.0
     done: int = 0
     version: int = 0
     """Of its next event: what was planned before is void."""
@@ -203,20 +204,19 @@ class Simulation:
             self.free -= 1
             job = self.waiting.popleft()
             job.began = job.told = max(self.now, job.came)
+            job.ends = job.told + self.durations.of(job.left)
             self.plan_next(job)
 
     def plan_next(self, job: Job) -> None:
         """Its next event: the first report a moment after it began, then a flush, or its end."""
         job.version += 1
-        ends = job.told + self.durations.of(job.left)
         flush = max(self.now + FLUSH_SECONDS, job.began) if job.version > 1 else job.began + 0.01
-        heapq.heappush(self.plan, (min(ends, flush), job.flight.id, job.version, job))
+        heapq.heappush(self.plan, (min(job.ends, flush), job.flight.id, job.version, job))
 
     def step(self, job: Job) -> None:
         """Its time has come: it tells what it has done, and perhaps its end."""
-        elapsed = self.now - job.told
-        over = elapsed >= self.durations.of(job.left) - 1e-6
-        count = len(job.left) if over else self.durations.done(job.left, elapsed)
+        over = self.now >= job.ends - 1e-6
+        count = len(job.left) if over else self.durations.done(job.left, self.now - job.told)
         mine, job.left = split(job.left, count)
         seconds = self.durations.of(mine)
         job.told += seconds
@@ -238,6 +238,7 @@ class Simulation:
         if job not in self.waiting:
             keep = self.durations.done(job.left, max(0.0, self.now - job.told)) + 1
             job.left, back = split(job.left, keep)
+            job.ends = job.told + self.durations.of(job.left)
             job.returned = True
             if back.runs:
                 answer = Report("r", job.flight.id, returned=back, started=job.done + keep)

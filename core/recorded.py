@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from .errors import RunNotFoundError
 from .states import State, StateType
 
 if TYPE_CHECKING:
     from .graph import Graph
-    from .interfaces import History, LogRecord, NodeRecord, RunRecord
+    from .interfaces import History, LogRecord, NodeRecord, RunRecord, RunStore, Store
+    from .recorded_items import RecordedItem, RecordedNode
 
 _POLL_SECONDS = 0.25
 
@@ -41,9 +43,12 @@ def all_logs(history: History, run: UUID, level: int = 0) -> Iterator[LogRecord]
 class RecordedRun:
     """A handle on a run that this process does not drive: it reads, and can ask for its end."""
 
-    def __init__(self, history: History, run: UUID) -> None:
+    def __init__(self, history: History, run: UUID, store: Store | None = None) -> None:
         self._history = history
+        self._store = store
         self.id = run
+        self._nodes: dict[str, RecordedNode] = {}
+        """Those that had ended when they were asked for."""
 
     def record(self) -> RunRecord:
         """The run as history knows it now."""
@@ -75,6 +80,51 @@ class RecordedRun:
     def nodes(self) -> list[NodeRecord]:
         """Its nodes."""
         return self._history.nodes(self.id)
+
+    def item(self, node: str, position: int = 0) -> RecordedItem:
+        """One item of a node: its state and value, and when it ran.
+
+        Parameters
+        ----------
+        node
+            The node's key, e.g. ``"clean-0"``, or its ``name=``.
+
+        Raises
+        ------
+        RunNotFoundError
+            The run has no such node.
+        IndexError
+            The node has no such item.
+        StorageError
+            The run's storage cannot be read.
+        """
+        found = self._nodes.get(node) or self._node(node)
+        if not 0 <= position < found.size:
+            raise IndexError(f"{node!r} has {found.size} items so far: there is no item {position}")
+        return found.item(
+            position, self._history.items(self.id, found.record.node, position=position)
+        )
+
+    def _node(self, key: str) -> RecordedNode:
+        from .recorded_items import RecordedNode
+
+        records = {record.key: record for record in self.nodes()}
+        if key not in records:
+            known = ", ".join(records) or "none"
+            raise RunNotFoundError(f"run {self.name} has no node {key!r}; it has {known}")
+        node = RecordedNode(records[key], self._storage())
+        if node.record.ended is not None:
+            self._nodes[key] = node
+        return node
+
+    def _storage(self) -> RunStore:
+        from .registry import open_store
+        from .settings import get_settings
+
+        store = self._store
+        if store is None:
+            store = open_store(self.record().storage, get_settings().plain_storage_options())
+        return store.run(str(self.id))
 
     def logs(self, level: int = 0) -> list[LogRecord]:
         """Log lines of the flow and its tasks so far, oldest first."""

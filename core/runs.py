@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .graph import Graph
     from .interfaces import Executor, History, LogRecord, NodeRecord, RunRecord, RunView, Store
     from .recorded import RecordedRun
+    from .recorded_items import RecordedItem
     from .settings import Settings
 
 R = TypeVar("R")
@@ -157,6 +158,12 @@ class FlowRun(Generic[R]):
     def record(self) -> RunRecord:
         """The run as history knows it."""
         return self.info.history.run(self.id)
+
+    def item(self, node: str, position: int = 0) -> RecordedItem:
+        """One item of a node as history and storage know it. See `RecordedRun.item`."""
+        from .recorded import RecordedRun
+
+        return RecordedRun(self.info.history, self.id, self.info.store).item(node, position)
 
     def failures(self) -> Any:
         """Failed items of all nodes as a ``pyarrow.Table``."""

@@ -140,7 +140,8 @@ def list_items(
     query = query.order_by(items.c.node, items.c.position, items.c.id)
     if limit is not None:
         query = query.limit(limit)
-    return rows.read_items(run, connection.execute(query).all())
+    parts = connection.execute(query).partitions(1000)  # rows of all at once cost the collector
+    return [record for part in parts for record in rows.read_items(run, part)]
 
 
 def list_logs(
