@@ -74,6 +74,7 @@ def ask(executor: str, n: int, home: Path) -> None:
     for name, question in questions.items():
         walls: list[float] = []
         cores: list[float] = []
+        found: Any = None
         for _ in range(len(chosen)):
             wall, core = time.perf_counter(), time.thread_time()
             found = question()

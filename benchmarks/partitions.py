@@ -24,11 +24,11 @@ from rivals import Rival
 from slots import with_slots
 
 HANDS = {
-    "processes": ("partitions_on_processes.py", {f"processes by hand, chunks of {n}": str(n) for n in (1, 2, 4)}),
+    "processes": ("partitions_on_processes.py", {}),
     "dask": ("partitions_on_dask.py", {"dask by hand": "submit", "dask.dataframe": "dataframe"}),
     "ray": ("partitions_on_ray.py", {"ray by hand": "remote", "ray.data": "data"}),
-}  # fmt: skip
-"""Executor -> the rival's script, and its cases by name."""
+}
+"""Executor -> the rival's script, and its cases by name; on processes one for each chunk size."""
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=1.0, help="of text in a partition")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--executor", nargs="*", choices=list(HANDS), default=list(HANDS))
+    parser.add_argument("--chunksize", nargs="*", choices=["1", "2", "4"], default=["1", "2", "4"])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     home = report.own_home()
@@ -52,7 +53,8 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, executor: str, target: str) -> None:
     """One executor beside the rivals of its family, round by round."""
-    script, hands = HANDS[executor]
+    script, others = HANDS[executor]
+    hands = others or {f"processes by hand, chunks of {n}": n for n in arguments.chunksize}
     packs = work.packs(arguments.partitions, arguments.megabytes)
     told = [
         f"--{name}={getattr(arguments, name)}" for name in ("partitions", "megabytes", "workers")

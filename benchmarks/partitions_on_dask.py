@@ -15,7 +15,7 @@ def clean_frame(frame: Any, target: str) -> Any:
 
 
 def main() -> None:
-    import dask
+    import dask.config
     import dask.dataframe as dd
     import pandas as pd
     from distributed import Client

@@ -9,7 +9,7 @@ import partition_work as work
 import rivals
 
 
-def clean_batch(batch: Any, target: str) -> Any:
+def clean_batch(batch: Any, *, target: str = "") -> Any:
     """A batch is one pack: its row becomes the path of the file written."""
     paths = [work.clean_pickled(each, target) for each in batch["pack"].to_pylist()]
     return {"path": paths}

@@ -15,7 +15,7 @@ import heapq
 import sys
 import time
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -128,7 +128,7 @@ class Simulation:
         self.ready = 0.0
         """When the machine has done with all events so far."""
         self.events: Counter[str] = Counter()
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self.waiting: deque[Job] = deque()
         self.jobs: dict[int, Job] = {}
         self.free = slots
