@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .core.futures import Future, MapFuture, as_completed, wait
     from .core.interfaces import Resources
     from .core.logs import get_run_logger
+    from .core.resumption import resume
     from .core.runs import FlowRun, attach, runs
     from .core.states import State
     from .core.tasks import Task, exponential_backoff, task
@@ -42,6 +43,7 @@ _HOMES = {
     ".core.futures": ("Future", "MapFuture", "as_completed", "wait"),
     ".core.interfaces": ("Resources",),
     ".core.logs": ("get_run_logger",),
+    ".core.resumption": ("resume",),
     ".core.runs": ("FlowRun", "attach", "runs"),
     ".core.states": ("State",),
     ".core.tasks": ("Task", "exponential_backoff", "task"),
@@ -80,6 +82,7 @@ __all__ = [
     "get_run_logger",
     "open_dataset",
     "quote",
+    "resume",
     "runs",
     "states",
     "tags",

@@ -16,6 +16,7 @@ OK, FAILED, USAGE = 0, 1, 2
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("running:run", "Run a flow of yours."),
     "runs": ("records:runs", "Look at runs, past and present."),
+    "resume": ("running:resume", "Go on with a run that did not complete."),
     "cancel": ("records:cancel", "Ask for a run's end."),
     "example": ("running:example", "Run a flow that headrace brings along."),
     "executors": ("listing:executors", "Executors, and whether they can be used here."),

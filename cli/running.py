@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import click
 from ..core.errors import Cancelled, ConfigurationError, HeadraceError
 from ..core.flows import Flow
 from ..core.nearmiss import near
+from ..core.resumption import resume as resume_run
 from ..core.runs import attach
 from ..core.states import State
 from .finding import find_flow
@@ -53,6 +56,27 @@ def run(
     found = find_flow(place)
     given = read_parameters(found, pairs, params)
     _run(_configured(found, executor, storage, name), given, as_json=as_json)
+
+
+@click.command()
+@click.argument("which", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("--force", is_flag=True, help="Take it over from a driver that seems to be alive.")
+@click.option("--storage", metavar="URL", help="Where its values are, if history does not know.")
+@click.option("--executor", "-e", help="In place of the one that it had.")
+def resume(
+    which: str, executor: str | None, storage: str | None, force: bool, as_json: bool
+) -> None:
+    """Go on with RUN: only what has no committed result runs."""
+    sys.path.insert(0, os.getcwd())
+    run = resume_run(which, executor=executor, storage=storage, force=force)
+    try:
+        run.wait()
+    except KeyboardInterrupt:
+        run.cancel(reason="interrupted from the keyboard")
+        run.wait()
+        raise RunFailed("interrupted: the run was cancelled") from None
+    _tell(run.state, as_json=as_json)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -129,6 +153,11 @@ def _run(configured: Flow[..., Any], given: dict[str, Any], *, as_json: bool) ->
         state: State[Any] = asyncio.run(ended) if asyncio.iscoroutine(ended) else ended
     except KeyboardInterrupt:
         raise RunFailed("interrupted: the run was cancelled") from None
+    _tell(state, as_json=as_json)
+
+
+def _tell(state: State[Any], *, as_json: bool) -> None:
+    """Print what became of a run."""
     record = attach(state.run).record() if state.run else None
     label = f"run {record.name} ({record.id})" if record is not None else "the run"
     if as_json:

@@ -30,6 +30,7 @@ def submit(
     """Add a single call to the current run, or to a run of its own."""
     _not_in_task(task, "submit")
     flow = FLOW_RUN.get() or _own_run(task)
+    task = flow.current(task)
     call = _single(task, flow, args, kwargs, wait_for)
     future = Future[Any](flow.engine, _add(flow, call), 0)
     if flow.flow is None:
@@ -51,6 +52,7 @@ def submit_map(
     _not_in_task(task, "map")
     parts = split(task.name, task.shape, task.shape.bind(task.name, args, kwargs, defaults=False))
     flow = FLOW_RUN.get() or _own_run(task)
+    task = flow.current(task)
     call = Call(
         task=task,
         fn=task.fn,
@@ -82,6 +84,8 @@ def call(
     if TASK_RUN.get() is not None:
         return _plain(task, args, kwargs, return_state=return_state)
     flow = FLOW_RUN.get()
+    if flow is not None:
+        task = flow.current(task)
     if flow is not None and flow.placeholder is not None:
         return flow.placeholder(_add(flow, _single(task, flow, args, kwargs, wait_for)))
     if task.isasync:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .calls import EngineAPI, NodeHandle
     from .flows import Flow
     from .runs import FlowRun, RunInfo
+    from .tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,10 @@ class FlowRunContext:
     def tracing(self) -> bool:
         """No task runs: the flow's function is called to learn its graph."""
         return self.placeholder is not None
+
+    def current(self, task: Task[..., Any]) -> Task[..., Any]:
+        """The task itself, or the one that takes its place in a resumed run."""
+        return self.info.replaced.get(task.name, task)
 
     def joined(self, node: NodeHandle) -> None:
         """Remember a new node."""

@@ -12,6 +12,7 @@ import cloudpickle
 from .calls import Call
 from .columns import Chunk, pruned
 from .endings import UpstreamFailure, name_of
+from .identity import item_id, item_ids
 from .interfaces import (
     Batch,
     Failure,
@@ -28,6 +29,7 @@ from .interfaces import (
 from .nodes import Flight, Node
 from .outcomes import exception_of
 from .packing import Dependency, Packed, pack, pack_values, unpicklable, whole
+from .provenance import commit_of
 from .returns import kept_column
 from .tracebacks import failure_of
 
@@ -47,6 +49,8 @@ class _Prepared:
     static: Packed
     payload: Packed | None = None
     error: Exception | None = None
+    ids: bytes | None = None
+    """Of a single call whose arguments hold no future."""
 
 
 class Dispatcher:
@@ -69,6 +73,8 @@ class Dispatcher:
         try:
             packed = [[whole(value)] for [value] in columns]
             prepared.payload = self._pack(packed, tuple(call.static))
+            if not prepared.payload.dependencies:
+                prepared.ids = item_id(tuple(call.static.items()))
         except Exception as error:  # noqa: BLE001 - told as the item's failure
             prepared.error = error
         else:
@@ -111,7 +117,7 @@ class Dispatcher:
         payload = prepared.payload
         if payload is None:
             try:
-                columns = [self._plain(column) for column in flight.chunk.columns]
+                columns = [self._plain(column) for column in self._columns(flight)]
                 payload = self._pack(columns, tuple(prepared.call.mapped))
             except Exception as error:  # noqa: BLE001 - one item or more cannot travel: which?
                 return self._culprits(flight, prepared, error)
@@ -133,6 +139,8 @@ class Dispatcher:
             positions=flight.chunk.positions,
             payload=payload.data,
             upstream=upstream,
+            ids=self._ids(flight, prepared, payload),
+            salt=self.salt(node),
             live=payload.live or prepared.static.live,
             resources=node.options.resources,
             isolation=node.options.isolation,
@@ -143,6 +151,27 @@ class Dispatcher:
             grace_seconds=settings.grace_seconds,
             threads=max(1, int(node.options.resources.cpus * pool.capabilities.threads_per_cpu)),
         )
+
+    @staticmethod
+    def _columns(flight: Flight) -> list[Any]:
+        """The arguments' columns: behind them may stand one of ids."""
+        return flight.chunk.columns[: len(flight.chunk.columns) - flight.nodes[0].keyed]
+
+    def _ids(self, flight: Flight, prepared: _Prepared, payload: Packed) -> bytes | None:
+        """The items' ids, where a worker could not make them."""
+        node, columns = flight.nodes[0], self._columns(flight)
+        if node.keyed:
+            return b"".join(flight.chunk.columns[-1])
+        if node.single:
+            return prepared.ids or item_id(tuple(prepared.call.static.items()))
+        return item_ids(columns) if payload.dependencies else None
+
+    def salt(self, node: Node) -> bytes:
+        """What the upstream values among a map's static arguments add to its items' ids."""
+        dependencies = self.prepared[node].static.dependencies
+        if not dependencies:
+            return b""
+        return item_id(tuple(commit_of(d.node, d.position) for d in dependencies))
 
     def _plain(self, column: Any) -> Any:
         """A column with the exceptions of failed upstream items in their places."""
@@ -186,7 +215,7 @@ class Dispatcher:
         waits: dict[int, list[tuple[int, int | None]]] = {}
         bad: dict[int, str] = {}
         for index, position in enumerate(flight.chunk.positions):
-            packed = pack([column[index : index + 1] for column in flight.chunk.columns])
+            packed = pack([column[index : index + 1] for column in self._columns(flight)])
             for dependency in packed.dependencies:
                 if _ready(dependency):
                     continue
@@ -204,7 +233,7 @@ class Dispatcher:
         failures: list[Failure] = []
         names = tuple(prepared.call.mapped)
         for index, position in enumerate(flight.chunk.positions):
-            for name, column in zip(names, flight.chunk.columns, strict=True):
+            for name, column in zip(names, self._columns(flight), strict=True):
                 value: Any = column[index : index + 1]
                 try:
                     pack(value)

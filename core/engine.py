@@ -34,6 +34,7 @@ from .commands import (
 )
 from .context import live_run
 from .dispatch import Dispatcher
+from .earlier import Earlier
 from .errors import (
     Cancelled,
     HeadraceError,
@@ -45,13 +46,17 @@ from .errors import (
 )
 from .feeding import Feeder
 from .futures import Future, MapFuture
+from .headers import write_header
+from .identity import SIZE, item_ids, key_ids, salted, split_ids
 from .interfaces import (
+    Batch,
     Control,
     LogRecord,
     Manifest,
     Outcome,
     Pool,
     Positions,
+    Receipt,
     Report,
     Request,
     Resources,
@@ -83,6 +88,8 @@ _log = logging.getLogger("headrace")
 _FUTURES = frozenset({Future, MapFuture})
 _ADOPT = (Outcome.DIED, Outcome.LOST, Outcome.TIMEOUT, Outcome.KILLED, Outcome.DUPLICATE)
 """Ends after which a batch's partitions are listed: reports may have been lost."""
+_PULL_KNOWN = 10_000
+"""Inputs pulled at once where an earlier driver has committed some: most of them will not run."""
 _BACKLOG = 50_000
 """Records that may wait to be written before the engine waits for them."""
 
@@ -107,7 +114,12 @@ class Engine:
         self.changes = threading.Condition()
         self.sequence = 0
         self.adding = threading.RLock()
-        self.nodes: list[Node] = []
+        self.nodes: dict[int, Node] = {}
+        self.free_numbers = itertools.count()
+        self.earlier: Earlier | None = None
+        """What earlier drivers of the run have committed, if this one resumes it."""
+        self.ids: dict[Node, bytearray] = {}
+        """Of a resumed run: the ids of what was fed to a mapped node so far."""
         self.calls: dict[Node, Call] = {}
         self.by_key: dict[str, Node] = {}
         self.ordinals: dict[str, itertools.count[int]] = {}
@@ -185,7 +197,10 @@ class Engine:
         StorageError
             The store cannot be written.
         """
-        self.store.write("header.json", self.notes.header())
+        if self.info.resumes:
+            self._take_over()
+        else:
+            write_header(self.store, self.info, self.notes)
         self.scribe.open(self.notes.begun())
         self.scribe.start()
         self.thread.start()
@@ -194,6 +209,14 @@ class Engine:
             if display is not None:
                 self.show = Show(display, self.view)
                 self.show.start()
+
+    def _take_over(self) -> None:
+        """Become the run's driver in place of an earlier one, and learn what it has done."""
+        journal = self.store.journal()
+        self.earlier = Earlier(self.store, journal)
+        self.scribe.journal = journal
+        self.machine.numbers = itertools.count(self.earlier.first_batch)
+        self.free_numbers = itertools.count(self.earlier.free_number())
 
     def begin_attempt(self, attempt: int) -> None:
         """The flow's function runs again: node keys count anew, marked with the attempt."""
@@ -204,7 +227,7 @@ class Engine:
     def finish(self, state: State[Any]) -> State[Any]:
         """Wait for all nodes, write the run's last state, and free what the run used."""
         try:
-            self.block(lambda: all(node.ended for node in self.nodes), None, until_end=True)
+            self.block(self._all_ended, None, until_end=True)
         finally:
             for feeder in self.feeders.values():
                 feeder.stop()
@@ -244,26 +267,48 @@ class Engine:
             if not call.caller:
                 self._slots("main", call.options.resources)
             key = self._key(call)
+            number = self._number(key)
             spec, static = self.specs.write(call, self._tag_cap(call))
             node = Node(
-                len(self.nodes),
+                number,
                 key,
                 call.options.name,
                 options,
                 call.single,
                 window=None if call.single else call.window,
+                keyed=call.key_fn is not None,
             )
             chunk = self.dispatcher.prepare(node, call, spec, static)
             self._depend(node, call, static)
             context = contextvars.copy_context()
-            self.nodes.append(node)
+            self.nodes[number] = node
             self.by_key[key] = node
             self.calls[node] = call
             self.judge.know(call)
             if not call.single and node.link is None:
                 self.feeders[node] = self._feeder(node, call, context)
-            self._put(lambda now: self.machine.add(node, chunk, now))
+            self.scribe.index(records.opened_record(node))
+            self._put(lambda now: self.machine.add(node, chunk, now, self._known_so_far(node)))
         return node
+
+    def _number(self, key: str) -> int:
+        """A node that an earlier driver has opened keeps its number."""
+        if self.earlier is not None:
+            self.earlier.load(key)
+            if key in self.earlier.numbers and self.earlier.numbers[key] not in self.nodes:
+                return self.earlier.numbers[key]
+        return next(self.free_numbers)
+
+    def _known_so_far(self, node: Node) -> list[Receipt]:
+        """What is committed of a map that another one feeds, of the items that were fed so far."""
+        source = _source_of(node)
+        if self.earlier is None or source is node:
+            return []
+        return self.earlier.known(node.key, node.id, self._salted(node, source), 0)
+
+    def _salted(self, node: Node, source: Node, first: int = 0) -> bytes:
+        """Ids of a map's items, from those of the map at the head of its chain."""
+        return salted(bytes(self.ids.get(source, b"")[first * SIZE :]), self.dispatcher.salt(node))
 
     def _options(self, call: Call) -> NodeOptions:
         options = call.options
@@ -343,13 +388,44 @@ class Engine:
         def answer(
             columns: list[list[Any]], size: int, ended: bool, error: BaseException | None
         ) -> None:
+            known: Callable[[int], list[Receipt]] = lambda _first: []  # noqa: E731
+            try:
+                if call.key_fn is not None:
+                    ids = key_ids([call.key_fn(*row) for row in zip(*columns, strict=True)])
+                    columns = [*columns, split_ids(ids)]
+                elif self.earlier is not None:
+                    ids = item_ids(columns)
+                else:
+                    ids = b""
+            except Exception as broken:  # noqa: BLE001 - the user's key function may raise anything
+                told = MappingError(f"{node.key}: key= raised {type(broken).__name__}: {broken}")
+                told.__cause__ = broken
+                columns, ended, error = [], True, told
+            else:
+                known = lambda first: self._known(node, ids, first)  # noqa: E731
             self._put(
                 lambda now: self.machine.fed(
-                    node, columns, size, exhausted=ended, error=error, now=now
+                    node, columns, size, exhausted=ended, error=error, now=now, known=known
                 )
             )
 
         return Feeder(node.key, call.mapped, self._wait_quietly, answer, context)
+
+    def _known(self, node: Node, ids: bytes, first: int) -> list[Receipt]:
+        """What is committed of items that were just fed, in the whole chain, its end first."""
+        if self.earlier is None:
+            return []
+        self.ids.setdefault(node, bytearray()).extend(ids)
+        chain, found = [node], list[Receipt]()
+        for each in chain:
+            chain.extend(each.consumers)
+        for each in reversed(chain):
+            own = self._salted(each, node, first)
+            found += self.earlier.known(each.key, each.id, own, first)
+        return found
+
+    def _all_ended(self) -> bool:
+        return all(node.ended for node in list(self.nodes.values()))
 
     def _wait_quietly(self, done: Callable[[], bool]) -> bool:
         """For feeders: wait for a future; False when the run ends first."""
@@ -373,7 +449,7 @@ class Engine:
             seen = self.sequence
             if done():
                 return True
-            if not until_end and self.cancel_reason and all(n.ended for n in self.nodes):
+            if not until_end and self.cancel_reason and self._all_ended():
                 if done():
                     return True
                 raise self.trouble or Cancelled(f"the run was cancelled: {self.cancel_reason}")
@@ -487,7 +563,7 @@ class Engine:
 
     def failures(self, node: Node | None = None) -> Any:
         """See `EngineAPI.failures`."""
-        return failures_table(self, [node] if node is not None else self.nodes)
+        return failures_table(self, [node] if node is not None else list(self.nodes.values()))
 
     def cancel(
         self,
@@ -568,7 +644,7 @@ class Engine:
         )
         self.trouble.__cause__ = error
         self.cancel_reason = str(self.trouble)
-        for node in self.nodes:
+        for node in self.nodes.values():
             if not node.ended:
                 node.error, node.state = node.error or self.trouble, "Failed"
         with self.changes:
@@ -577,7 +653,7 @@ class Engine:
         with contextlib.suppress(Exception):  # the machine may be in any state by now
             self._kill_rest(0.0)
         with contextlib.suppress(Exception):
-            self._wake(set(self.nodes))
+            self._wake(set(self.nodes.values()))
 
     def _kill_rest(self, _now: float) -> list[Command]:
         """Batches that are under way although the run is over."""
@@ -630,11 +706,13 @@ class Engine:
                 case Submit(flight):
                     todo.extend(self._submit(flight))
                 case Feed(node, items, size):
-                    self.feeders[node].pull(items, size)
+                    most = _PULL_KNOWN if self.earlier and node.key in self.earlier else 0
+                    self.feeders[node].pull(max(items, most), size)
                 case Ask(flight, request):
                     self._ask(flight, request)
                 case Committed(_node, receipt, _fresh):
-                    self.scribe.index(records.receipt_record(receipt))
+                    if self.earlier is None or self.earlier.is_new(receipt):
+                        self.scribe.index(records.receipt_record(receipt))
                 case Dropped(node, receipt):
                     self.dispatcher.inline_left += len(receipt.inline or b"")
                     self._remove(node, [receipt.part.path], receipt.part.bytes)
@@ -653,6 +731,9 @@ class Engine:
             return self.machine.unpackable(flight, prepared, now)
         if isinstance(prepared, tuple):
             return self.machine.parked(flight, *prepared, now)
+        known = self._known_late(flight, prepared)
+        if known:
+            return self.machine.adopted(flight, known, now)
         name = flight.nodes[0].options.pool
         try:
             self.pools[name].submit(prepared, self._report)
@@ -664,6 +745,22 @@ class Engine:
                 self.sequence += 1
                 self.changes.notify_all()
         return []
+
+    def _known_late(self, flight: Flight, batch: Batch) -> list[Receipt]:
+        """What is committed of a single call, or of a chained map that had to wait for others."""
+        node = flight.nodes[0]
+        if self.earlier is None or node.key not in self.earlier:
+            return []
+        if node.single:
+            return self.earlier.known(node.key, node.id, batch.ids or b"", 0)
+        found: list[Receipt] = []
+        if node.link is not None and batch.salt:
+            source = _source_of(node)
+            ids = salted(bytes(self.ids.get(source, b"")), batch.salt)
+            for start, stop in flight.chunk.positions.runs:
+                own = ids[start * SIZE : stop * SIZE]
+                found += self.earlier.known(node.key, node.id, own, start)
+        return found
 
     def _ask(self, flight: Flight, request: Control) -> None:
         pool = self.pools[flight.nodes[0].options.pool]
@@ -719,6 +816,13 @@ class Engine:
         feeder = self.feeders.pop(node, None)
         if feeder is not None:
             feeder.stop()
+
+
+def _source_of(node: Node) -> Node:
+    """The map at the head of a map's chain."""
+    while node.link is not None:
+        node = node.link
+    return node
 
 
 def dependencies_in(value: Any) -> Sequence[Dependency]:

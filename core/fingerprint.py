@@ -28,10 +28,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from .errors import FingerprintError
+from .identity import SIZE
 from .references import is_own_module
-
-SIZE = 16
-"""Bytes of a fingerprint."""
 
 _LENGTH = struct.Struct("<Q")
 _FLOAT = struct.Struct("<d")

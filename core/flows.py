@@ -24,6 +24,7 @@ from .options import FlowKeywords, flow_options
 if TYPE_CHECKING:
     from .graph import Graph
     from .options import FlowOptions
+    from .resumption import Again
     from .runs import FlowRun
     from .states import State
 
@@ -142,6 +143,10 @@ class Flow(Decorated, Generic[P, R_co]):
             Give the final state instead, whatever it is.
         wait_for
             Futures that must complete before it starts.
+        resume
+            A run of this flow, by handle, id or name, that did not complete: it goes on, with the
+            code as it is now, and nothing that is finished runs again. The arguments must be those
+            with which it was started. (Not where the flow has a parameter of this name.)
 
         Raises
         ------
@@ -178,10 +183,22 @@ class Flow(Decorated, Generic[P, R_co]):
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[FlowRun[Any], dict[str, Any]]:
+        if "resume" not in kwargs or "resume" in self.shape.names:
+            return self.prepared(self._arguments(args, kwargs))
+        from .resumption import again_of
+
+        given = {name: value for name, value in kwargs.items() if name != "resume"}
+        arguments = self._arguments(args, given)
+        return self.prepared(arguments, again_of(self, kwargs["resume"], arguments))
+
+    def prepared(
+        self, arguments: dict[str, Any], again: Again | None = None
+    ) -> tuple[FlowRun[Any], dict[str, Any]]:
+        """A run with these arguments that has not begun, and the arguments by name."""
         from .new_runs import make_run
 
-        arguments = self._arguments(args, kwargs)
-        return make_run(self.options, self, arguments, entrypoint=self.entrypoint), arguments
+        made = make_run(self.options, self, arguments, entrypoint=self.entrypoint, again=again)
+        return made, arguments
 
     @overload
     def start(

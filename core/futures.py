@@ -127,6 +127,12 @@ class Future(Generic[R_co]):
         """Call ``fn(self)`` when it has ended, in a thread of headrace's own."""
         self.engine.watch(self.node, self.position, lambda: waiting.call_back(fn, self))
 
+    def __headrace_fingerprint__(self) -> bytes:
+        """Among arguments it counts by the commit that holds its value."""
+        from .provenance import commit_of
+
+        return commit_of(cast("Any", self.node), self.position)
+
     def __await__(self) -> Generator[Any, None, R_co]:
         return self._awaited().__await__()
 
@@ -177,6 +183,12 @@ class MapFuture(Sequence[Future[R]]):
 
     def _look(self) -> None:
         mark_seen(self.engine.run_id, self.node.id)
+
+    def __headrace_fingerprint__(self) -> bytes:
+        """Among arguments it counts by the commits that hold its values."""
+        from .provenance import commit_of
+
+        return commit_of(cast("Any", self.node), None)
 
     # ---------------------------------------------------------------------------- as a sequence
 

@@ -11,7 +11,7 @@ resources, so that they may cross a process, a cluster, or (later) HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -134,6 +134,10 @@ class Batch:
     ``positions``: a list of values, or a `RefColumn`."""
     upstream: tuple[Upstream, ...] = ()
     """Values of the futures inside the payload, by number."""
+    ids: bytes | None = None
+    """Ids of the items (`core.identity`), where the driver makes them; None: the worker does."""
+    salt: bytes = b""
+    """What the upstream values among the static arguments add to each item's id; b"": nothing."""
     live: tuple[Any, ...] = ()
     """In-process pools only: objects of the arguments that cannot be pickled, by number."""
     resources: Resources = Resources()
@@ -221,6 +225,14 @@ class Receipt:
     """Sum of the items' own durations."""
     inline: bytes | None = None
     """The object's bytes, when small enough to ride along."""
+    places: tuple[int, ...] | None = None
+    """Index in the partition of each position's item; None: they are the partition's, in order.
+
+    Set where a later driver took a partition over whose items stand at other positions by now."""
+    ids: bytes = b""
+    """Ids of the partition's items (`core.identity`), where they are few or were read from it."""
+    key: str = ""
+    """Key of the node, where the partition itself was asked."""
 
 
 class FailureKind(StrEnum):
@@ -644,8 +656,25 @@ class RunStore(Protocol):
         """Remove objects; what is absent already is no error."""
         ...
 
-    def encoder(self, spec: StageSpec, batch: Batch, stage: int) -> Encoder:
-        """An encoder for one stage of one batch execution; draws the attempt's nonce."""
+    def encoder(
+        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
+    ) -> Encoder:
+        """An encoder for one stage of one batch execution; draws the attempt's nonce.
+
+        ``ids`` are those of the batch's items, in their order; partitions keep them.
+        """
+        ...
+
+    def ids(self, parts: Sequence[Part], inline: Sequence[bytes | None] = ()) -> list[bytes]:
+        """Per partition the ids of its items, in its own order; b"" where it has none.
+
+        ``inline`` are the partitions' bytes, where they are at hand.
+
+        Raises
+        ------
+        StorageError
+            One cannot be read.
+        """
         ...
 
     def load(self, column: RefColumn) -> list[Any]:
@@ -660,8 +689,12 @@ class RunStore(Protocol):
         """Arrow data in the form that a parameter's annotation asks for; other values unchanged."""
         ...
 
-    def receipts(self, node: int, batch: int | None = None) -> list[Receipt]:
-        """Receipts as the partitions themselves tell them, of a node or of one batch's executions.
+    def receipts(
+        self, node: int | None, batch: int | None = None, *, known: Collection[str] = ()
+    ) -> list[Receipt]:
+        """Receipts as the partitions themselves tell them: of all nodes, of one, or of one batch.
+
+        Partitions whose paths are ``known`` are left out.
 
         Only whole partitions count: one with a bad checksum is reported as `DamagedPartitionError`
         by `load`, and left out here.
@@ -1034,6 +1067,8 @@ def spec_path(digest: str) -> str:
     return f"specs/{digest}"
 
 
-def data_prefix(node: int, batch: int | None = None) -> str:
-    """Beginning of the paths of a node's partitions, or of those that one batch's executions wrote."""
+def data_prefix(node: int | None, batch: int | None = None) -> str:
+    """Beginning of the paths of all partitions, of a node's, or of one batch's executions."""
+    if node is None:
+        return "data/"
     return f"data/{node:05d}/" + ("" if batch is None else f"{batch:08d}-")

@@ -252,6 +252,8 @@ class ItemTable:
         for local, receipt in enumerate(receipts):
             mine = order[edges[local] : edges[local + 1]]
             at = np.searchsorted(indices(receipt.positions), where[mine])
+            if receipt.places is not None:
+                at = np.asarray(receipt.places, dtype=np.int64)[at]
             index[mine] = at
             if isinstance(receipt.rows, int):
                 first[mine] = at * receipt.rows

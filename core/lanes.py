@@ -34,7 +34,7 @@ class Lanes:
         self.window_bytes = window_bytes
         self.batch_bytes = batch_bytes
         self.recalls = recalls
-        self.nodes: list[Node] = []
+        self.nodes: dict[int, Node] = {}
         self.flights: dict[int, Flight] = {}
         self.in_flight: dict[str, int] = {}
         self.tagged: dict[str, int] = {}

@@ -19,12 +19,12 @@ back), and here the events.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .columns import Chunk
 from .commands import Command
-from .interfaces import Failure, Positions, Report
+from .interfaces import Failure, Positions, Receipt, Report
 from .items import ItemState, without
 from .nodes import Flight, Node
 from .returns import Returns, Verdict
@@ -43,10 +43,14 @@ def _always(_failure: Failure) -> bool:
 class Machine(Returns):
     """See the module. ``slots`` tells how many batches with a need can run at a time."""
 
-    def add(self, node: Node, chunk: Chunk | None, now: float) -> list[Command]:
-        """A task was called. ``chunk`` holds a single call's arguments."""
-        node.id = len(self.nodes)
-        self.nodes.append(node)
+    def add(
+        self, node: Node, chunk: Chunk | None, now: float, known: Sequence[Receipt] = ()
+    ) -> list[Command]:
+        """A task was called. ``chunk`` holds a single call's arguments.
+
+        ``known`` are commits of its items by an earlier driver of the run.
+        """
+        self.nodes[node.id] = node
         self.touch(node)
         node.sizer.concurrency = node.options.concurrency if node.options.is_async else 1
         node.sizer.batch_bytes = self.batch_bytes
@@ -70,6 +74,8 @@ class Machine(Returns):
             self.dependents.setdefault(number, []).append(node)
             self.touch(self.nodes[number])
         self.grow_linked(node)
+        for receipt in known:
+            self.receipt(receipt)
         self.settle_waits(node)
         if node.link is not None:
             self.catch_up(node, node.link)
@@ -84,8 +90,13 @@ class Machine(Returns):
         exhausted: bool,
         error: BaseException | None,
         now: float,
+        known: Callable[[int], Sequence[Receipt]] = lambda _first: (),
     ) -> list[Command]:
-        """The feeder answers: columns of equal length, their bytes, and whether there is more."""
+        """The feeder answers: columns of equal length, their bytes, and whether there is more.
+
+        ``known`` gives what an earlier driver of the run has committed of the items from a position
+        on, and of the same items further down the chain: that will not run again.
+        """
         node.feeding = False
         self.touch(node)
         if node.stopped or node.ended:
@@ -95,9 +106,14 @@ class Machine(Returns):
             node.sizer.weighed(count, size)
             start = node.items.size
             node.items.grow(count)
-            self.queue(node, Chunk(Positions.span(start, start + count), list(columns)))
             for consumer in node.consumers:
                 self.grow_linked(consumer)
+            for receipt in known(start):
+                self.receipt(receipt)
+            left = node.items.select(Positions.span(start, start + count), ItemState.PENDING)
+            if left.runs:
+                fresh = Chunk(Positions.span(start, start + count), list(columns))
+                self.queue(node, fresh.only(left))
         if error is not None:
             node.error = error
         if exhausted or error is not None:
@@ -167,6 +183,14 @@ class Machine(Returns):
         self.requeue(flight, Positions(()), Positions(()))
         return self._done(now)
 
+    def adopted(self, flight: Flight, known: Sequence[Receipt], now: float) -> list[Command]:
+        """A batch did not leave, for an earlier driver of the run has committed what it holds."""
+        for receipt in known:
+            self.receipt(receipt)
+        self.close(flight)
+        self.requeue(flight, Positions(()), Positions(()))
+        return self._done(now)
+
     def refuse(self, flight: Flight, error: BaseException, now: float) -> list[Command]:
         """The pool did not take the batch."""
         self.close(flight)
@@ -198,7 +222,9 @@ class Machine(Returns):
         """Hand out no more of it, drop what is queued, end what runs. None: the whole run."""
         if node is None:
             self.cancelled = reason or "the run was cancelled"
-            for each in reversed(self.nodes):  # consumers first: theirs are cancelled, not skipped
+            for each in reversed(
+                self.nodes.values()
+            ):  # consumers first: theirs are cancelled, not skipped
                 self.cancel_node(each, self.cancelled)
         elif position is None:
             self.cancel_node(node, reason or "it was cancelled")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import uuid4, uuid5
 
 from . import logs
 from .context import FLOW_RUN, TAGS, FlowRunContext
+from .errors import RunError
+from .headers import read_header
 from .options import FlowOptions
+from .resumption import Again
 from .runnames import run_name
 from .runs import FlowRun, RunInfo
 
@@ -24,8 +29,11 @@ def make_run(
     parameters: Mapping[str, Any],
     *,
     entrypoint: str | None = None,
+    again: Again | None = None,
 ) -> FlowRun[Any]:
     """A run that has not begun: its executor, store and history are found, nothing is opened yet.
+
+    ``again`` is one that an earlier driver has begun.
 
     Raises
     ------
@@ -42,30 +50,58 @@ def make_run(
     executor = options.executor
     if executor is None and parent is not None:
         executor = parent.info.executor
+    store = again.store if again is not None else _store(options, parent, settings, open_store)
+    stored = parameter_rules.stored(parameters)
+    if again is None and parent is not None:
+        again = _begun_before(options.name, parent, store, stored)
     info = RunInfo(
-        id=uuid4(),
-        name=run_name(f"flow {options.name!r}", options.flow_run_name, parameters),
+        id=again.id if again is not None else uuid4(),
+        name=again.name
+        if again is not None and again.name
+        else run_name(f"flow {options.name!r}", options.flow_run_name, parameters),
         flow=flow,
         flow_name=options.name,
         version=options.version or "",
         entrypoint=entrypoint,
         tags=options.tags | TAGS.get(),
         executor=resolve_executor(executor),
-        store=_store(options, parent, settings, open_store),
+        store=store,
         history=parent.info.history if parent is not None else open_history(settings.history_url),
         settings=settings,
         parameters=parameters,
-        stored_parameters=parameter_rules.stored(parameters),
+        stored_parameters=stored,
         short_parameters=parameter_rules.short(parameters),
-        parent=parent.info.id if parent is not None else None,
+        parent=parent.info.id if parent is not None else again.parent if again else None,
         tag_limits=options.tag_limits,
         intermediates=options.intermediates or settings.intermediates,
         log_level=logging.getLevelNamesMapping()[settings.log_level],
+        resumes=again is not None and bool(again.name),
+        replaced=again.replaced if again is not None else {},
+        created=again.created if again is not None else datetime.now(UTC),
     )
     run = FlowRun[Any](info, options.timeout_seconds)
     if parent is not None:
         parent.run.children.append(run)
     return run
+
+
+def _begun_before(name: str, parent: FlowRunContext, store: Any, parameters: str) -> Again:
+    """Who the run of a flow that a flow calls is: the same when the calling run is resumed.
+
+    It is known by the flow, its parameters, and how often they were called so; without a name it
+    is new.
+    """
+    alike = [c for c in parent.run.children if c.flow_name == name]
+    ordinal = sum(1 for c in alike if c.info.stored_parameters == parameters)
+    own = uuid5(parent.info.id, f"{parent.run.attempt}/{name}/{parameters}/{ordinal}")
+    new = Again(own, "", datetime.now(UTC), parent.info.id, store, parent.info.replaced)
+    if not parent.info.resumes:
+        return new
+    try:
+        header = read_header(store.run(str(own)))
+    except RunError:
+        return new
+    return replace(new, name=header["name"], created=datetime.fromisoformat(header["created"]))
 
 
 def _store(

@@ -79,6 +79,8 @@ class Node:
     lined_up: bool = False
     hold_until: float = 0.0
     window: int | None = None
+    keyed: bool = False
+    """Behind its columns of arguments stands one of ids (``map(key=...)``)."""
     items: ItemTable = field(default_factory=ItemTable)
     consumers: list[Node] = field(default_factory=list["Node"])
     queue: deque[Chunk] = field(default_factory=deque[Chunk])

@@ -49,16 +49,16 @@ class Notes:
         self.edges: dict[Node, tuple[tuple[int, str], ...]] = {}
         self.started: dict[Node, datetime] = {}
         self.told: dict[Node, tuple[float, str]] = {}
-        self.begun_at = datetime.now(UTC)
+        self.begun_at = info.created
         self.items: dict[tuple[int, int], ItemRecord] = {}
         """The records of the failures that nodes keep in memory: for the table of failures."""
         self.texts: dict[str, str] = {}
         """Texts of failures, so that equal ones are one object while they wait to be written."""
 
-    def header(self) -> bytes:
-        """The run's header: what a driver needs to take it up from storage alone."""
+    def header(self) -> dict[str, Any]:
+        """The run's header: what it is, for people and for a driver that has nothing but storage."""
         info = self.info
-        header = {
+        return {
             "format": 1,
             "run": str(info.id),
             "name": info.name,
@@ -74,7 +74,6 @@ class Notes:
             "argv0": os.path.basename(sys.argv[0]) if sys.argv else "",
             "entrypoint": info.entrypoint,
         }
-        return json.dumps(header, indent=1).encode()
 
     def _run(self, state: str, kind: str, message: str, ended: datetime | None) -> RunRecord:
         info = self.info
@@ -101,7 +100,8 @@ class Notes:
 
     def begun(self) -> list[HistoryEvent]:
         """The run has started."""
-        return self._entered("Running", StateType.RUNNING.value, "", None)
+        told = "resumed" if self.info.resumes else ""
+        return self._entered("Running", StateType.RUNNING.value, told, None)
 
     def ended(self, state: State[Any]) -> list[HistoryEvent]:
         """The run has ended in a state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .graph import Graph
     from .interfaces import History, LogRecord, NodeRecord, RunRecord, RunStore, Store
     from .recorded_items import RecordedItem, RecordedNode
+    from .runs import FlowRun
+    from .tasks import Task
 
 _POLL_SECONDS = 0.25
 
@@ -168,6 +170,19 @@ class RecordedRun:
             if left <= 0:
                 return
             time.sleep(min(left, _POLL_SECONDS))
+
+    def resume(
+        self,
+        *,
+        executor: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        force: bool = False,
+        **tasks: Task[..., Any],
+    ) -> FlowRun[Any]:
+        """Go on with it in this process, if it did not complete: see `headrace.resume`."""
+        from .resumption import resume
+
+        return resume(self, executor=executor, parameters=parameters, force=force, **tasks)
 
     def cancel(self) -> None:
         """Leave its driver a request to end it; the driver looks every few seconds."""

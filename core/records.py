@@ -29,6 +29,8 @@ def receipt_record(receipt: Receipt) -> dict[str, Any]:
         "started": receipt.started,
         "ended": receipt.ended,
         "busy": receipt.busy_seconds,
+        **({"places": list(receipt.places)} if receipt.places is not None else {}),
+        **({"ids": b64encode(receipt.ids).decode()} if receipt.ids else {}),
     }
 
 
@@ -45,6 +47,8 @@ def receipt_of(record: Mapping[str, Any]) -> Receipt:
         started=record["started"],
         ended=record["ended"],
         busy_seconds=record["busy"],
+        places=tuple(record["places"]) if "places" in record else None,
+        ids=b64decode(record.get("ids", "")),
     )
 
 
@@ -103,6 +107,11 @@ def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:
         elif record["type"] == "dropped":
             dropped.update(record["parts"])
     return [receipt for path, receipt in found.items() if path not in dropped]
+
+
+def opened_record(node: Node) -> dict[str, Any]:
+    """A node that begins, as JSON: whose number is this?"""
+    return {"type": "opened", "node": node.id, "key": node.key}
 
 
 def node_record(node: Node) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .recorded import RecordedRun
     from .recorded_items import RecordedItem
     from .settings import Settings
+    from .tasks import Task
 
 R = TypeVar("R")
 
@@ -59,6 +60,10 @@ class RunInfo:
     log_level: int = 20
     intermediates: str = "keep"
     """What becomes of values that others have used; see `Settings.intermediates`."""
+    resumes: bool = False
+    """An earlier driver has begun it."""
+    replaced: Mapping[str, Task[..., Any]] = field(default_factory=dict[str, Any])
+    """Tasks that take the place of those of the same names."""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -234,6 +239,19 @@ class FlowRun(Generic[R]):
             child.cancel(grace, reason)
         if self.engine is not None and not self.done():
             self.engine.cancel(None, grace=grace, reason=self.cancel_reason)
+
+    def resume(
+        self,
+        *,
+        executor: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        force: bool = False,
+        **tasks: Task[..., Any],
+    ) -> FlowRun[Any]:
+        """Go on with it, if it did not complete: see `headrace.resume`."""
+        from .resumption import resume
+
+        return resume(self, executor=executor, parameters=parameters, force=force, **tasks)
 
     # ----------------------------------------------------------------------- told by the run loop
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .context import Cursor
+from .identity import NOBODY, SIZE, item_ids, salted
 from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
 from .packing import MapArgument, unpack, unpack_static
 from .shipping import install
@@ -75,8 +76,12 @@ class LoadedStage:
 
         return call
 
-    def columns(self, batch: Batch) -> list[list[Any]]:
-        """The batch's columns as lists of values; handles are loaded item by item, when called."""
+    def columns(self, batch: Batch) -> tuple[list[list[Any]], bytes]:
+        """The batch's columns as lists of values, and the ids of its items.
+
+        Handles are loaded item by item, when called. Ids are taken before an item can change its
+        input; those of committed values are their items'.
+        """
         raw: list[Any] = unpack(batch.payload, batch.upstream, batch.live, batch.store)
         columns = [
             batch.store.load(column) if isinstance(column, RefColumn) else column for column in raw
@@ -87,7 +92,10 @@ class LoadedStage:
             if name in self.annotations or handles:
                 self.spread = self._forming(self.spread)
                 break
-        return columns
+        ids = batch.ids
+        if ids is None:
+            ids = _ids_of(raw[0], batch.store) if _is_linked(raw) else item_ids(columns)
+        return columns, salted(ids, batch.salt)
 
     def _forming(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def formed(*args: Any) -> Any:
@@ -112,6 +120,17 @@ class LoadedStage:
             logs=logs,
             setup=self.state,
         )
+
+
+def _is_linked(columns: list[Any]) -> bool:
+    return len(columns) == 1 and isinstance(columns[0], RefColumn)
+
+
+def _ids_of(column: RefColumn, store: RunStore) -> bytes:
+    """The ids that the items of committed values have."""
+    known = store.ids(column.parts, column.inline)
+    places = zip(column.part, column.index, strict=True)
+    return b"".join([known[p][i * SIZE : (i + 1) * SIZE] or NOBODY for p, i in places])
 
 
 def materialised(value: Any) -> Any:

@@ -47,7 +47,7 @@ class Views:
             elapsed_seconds=time.monotonic() - self.begun,
             slots=engine.pools["main"].slots(Resources()),
             busy=busy,
-            nodes=tuple(map(self._node, list(engine.nodes))),
+            nodes=tuple(map(self._node, list(engine.nodes.values()))),
         )
 
     def _node(self, node: Node) -> NodeView:
@@ -96,7 +96,7 @@ def graph_of(engine: Engine) -> Graph:
             total=n.total,
             counts=n.items.named_counts(),
         )
-        for n in list(engine.nodes)
+        for n in list(engine.nodes.values())
     ]
     edges = [
         GraphEdge(source, node.id, "data" if kind == "data" else "wait_for")

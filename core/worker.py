@@ -105,13 +105,13 @@ def run_batch(
         return
     began = time.perf_counter()  # what is loaded once per process tells nothing of the items
     try:
-        columns = stages[0].columns(batch)
+        columns, ids = stages[0].columns(batch)
     except Interrupted:
         raise
     except BaseException as error:  # noqa: BLE001 - unpickling an argument runs user code
         report(_unloadable(batch, worker, error))
         return
-    body = _Body(batch, stages, columns, marks, worker, report, in_child=in_child)
+    body = _Body(batch, stages, columns, ids, marks, worker, report, in_child=in_child)
     outcome = body.run()
     last = body.committed(End(outcome, suspects=body.unfinished(outcome)))
     assert last.end is not None
@@ -163,6 +163,7 @@ class _Body:
         batch: Batch,
         stages: list[LoadedStage],
         columns: list[list[Any]],
+        ids: bytes,
         marks: memoryview,
         worker: WorkerInfo,
         sink: Sink,
@@ -181,7 +182,7 @@ class _Body:
         self.lost = ""
         last = len(stages) - 1
         self.encoders: list[Encoder | None] = [
-            batch.store.encoder(stage.spec, batch, index)
+            batch.store.encoder(stage.spec, batch, index, ids)
             if stage.stage.persist or index == last
             else None
             for index, stage in enumerate(stages)

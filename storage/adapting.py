@@ -202,12 +202,17 @@ def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> Ref
     rows: list[Any] = []
     for number, receipt in enumerate(manifest.receipts):
         held = unpacked(receipt.positions)
-        first, each = places_of(receipt.rows, len(held))
+        place = (
+            np.arange(len(held), dtype=np.int64)
+            if receipt.places is None
+            else np.asarray(receipt.places, np.int64)
+        )
+        first, each = places_of(receipt.rows, int(place.max(initial=-1)) + 1)
         where.append(held)
         parts.append(np.full(len(held), number, np.int64))
-        index.append(np.arange(len(held), dtype=np.int64))
-        first_rows.append(first)
-        rows.append(each)
+        index.append(place)
+        first_rows.append(first[place])
+        rows.append(each[place])
     refs = tuple(receipt.part for receipt in manifest.receipts)
     inline = tuple(receipt.inline for receipt in manifest.receipts)
     if not where:

@@ -117,6 +117,9 @@ class Dataset:
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()
 
+    def __headrace_fingerprint__(self) -> str:
+        return self.fingerprint
+
     # --------------------------------------------------------------------------------- read
 
     def iter_batches(

@@ -312,8 +312,8 @@ def _row_counts(counts: list[int]) -> int | Any:
     return counts[0] if len(set(counts)) == 1 else np.array(counts, np.int64)
 
 
-def with_ids(drafts: Iterable[Draft], id_of: Callable[[int], Any]) -> Iterator[Draft]:
-    """The drafts with the ids of their items."""
+def with_ids(drafts: Iterable[Draft], positions: Any, ids: Any) -> Iterator[Draft]:
+    """The drafts with the ids of their items, which stand beside their ascending positions."""
     for draft in drafts:
-        draft.items.ids = [str(id_of(position)) for position in draft.items.positions.tolist()]
+        draft.items.ids = ids[np.searchsorted(positions, draft.items.positions)].tobytes()
         yield draft

@@ -57,6 +57,8 @@ class ArrowEncoder:
         Size up to which a partition rides along with its receipt; 0: none does.
     schema
         The stated schema of the task's tables, or None.
+    ids
+        Ascending positions of the items that may be added (int64), and their ids (``V16``).
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class ArrowEncoder:
         remote: bool = False,
         inline_bytes: int = 4 << 20,
         schema: Any = None,
+        ids: tuple[Any, Any] | None = None,
     ) -> None:
+        self._ids = ids
         self._objects = objects
         self._header = header
         self._format = format
@@ -200,10 +204,8 @@ class ArrowEncoder:
 
     # ---------------------------------------------------------------------------------- flush
 
-    def flush(self, *, inputs: Callable[[int], Any] | None = None) -> tuple[Receipt, ...]:
+    def flush(self) -> tuple[Receipt, ...]:
         """Commit what was added so far. See `core.interfaces.Encoder.flush`.
-
-        ``inputs`` gives the id of the item at a position, to be kept in the partition.
 
         Raises
         ------
@@ -212,7 +214,7 @@ class ArrowEncoder:
             put before it: another flush goes on from there.
         """
         with self._lock:
-            self._drain(inputs)
+            self._drain()
             while self._outbox:
                 self._receipts.append(self._commit(self._outbox[0]))
                 del self._outbox[0]
@@ -220,10 +222,10 @@ class ArrowEncoder:
             self._receipts.clear()
             return receipts
 
-    def _drain(self, inputs: Callable[[int], Any] | None) -> None:
+    def _drain(self) -> None:
         """Make drafts of what is pending. What does not become one stays pending."""
         self._drained = self._added
-        self._move([self._scalars], lambda chunks: scalar_drafts(chunks[0]), inputs)
+        self._move([self._scalars], lambda chunks: scalar_drafts(chunks[0]))
         groups = [(s.keys, s.forms, s.pending) for s in list(self._shapes.values())]
         groups += [(keys, forms, rows) for (keys, forms), rows in list(self._rows.items())]
         groups = [group for group in groups if group[2]]
@@ -232,34 +234,27 @@ class ArrowEncoder:
             lambda chunks: row_drafts(
                 (keys, forms, chunk) for (keys, forms, _), chunk in zip(groups, chunks, strict=True)
             ),
-            inputs,
         )
         for form, pending in list(self._values.items()):
-            self._move(
-                [pending],
-                lambda chunks, form=form: value_drafts(form, chunks[0]),
-                inputs,
-            )
-        self._move([self._lists], lambda chunks: rows_drafts(chunks[0]), inputs)
-        self._move([self._tables], lambda chunks: table_drafts(chunks[0]), inputs)
+            self._move([pending], lambda chunks, form=form: value_drafts(form, chunks[0]))
+        self._move([self._lists], lambda chunks: rows_drafts(chunks[0]))
+        self._move([self._tables], lambda chunks: table_drafts(chunks[0]))
         self._move(
             [self._spooled],
             lambda chunks: iter([spooled.draft for spooled in chunks[0][3::4]]),
-            inputs,
         )
 
     def _move(
         self,
         sources: list[list[Any]],
         make: Callable[[list[list[Any]]], Iterator[Draft]],
-        inputs: Callable[[int], Any] | None,
     ) -> None:
         """Drafts of what lists hold now, while another thread may append to them."""
         chunks = [source[:] for source in sources]
         if not any(chunks):
             return
         drafts = make(chunks)
-        self._outbox.extend(list(drafts if inputs is None else with_ids(drafts, inputs)))
+        self._outbox.extend(list(drafts if self._ids is None else with_ids(drafts, *self._ids)))
         for source, chunk in zip(sources, chunks, strict=True):
             del source[: len(chunk)]
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.errors import DamagedPartitionError
+from ..core.identity import SIZE
 from ..core.interfaces import Positions
 
 VERSION = 1
@@ -37,7 +38,8 @@ class ItemTable:
     """float32 durations."""
     rows: int | Any
     """Rows of each item: one number, or an int64 array."""
-    ids: list[str] | None = None
+    ids: bytes | None = None
+    """`core.identity`: 16 bytes for each item."""
     row_shapes: Any = None
     """Of kinds ``row`` and ``rows``: index of each row's shape (int32), or None."""
 
@@ -54,7 +56,7 @@ class ItemTable:
         started_ns: Any,
         ended_ns: Any,
         rows: int | Any,
-        ids: list[str] | None = None,
+        ids: bytes | None = None,
         row_shapes: Any = None,
     ) -> ItemTable:
         """From epoch nanoseconds of start and end."""
@@ -132,6 +134,11 @@ def unpacked(positions: Positions) -> Any:
     return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in positions.runs])
 
 
+def as_ids(ids: bytes) -> Any:
+    """Packed ids as an array with an element for each."""
+    return np.frombuffer(ids, f"V{SIZE}")
+
+
 # -------------------------------------------------------------------------------------- the blob
 
 
@@ -147,11 +154,12 @@ def pack_items(items: ItemTable) -> str:
         arrays["rows"] = _narrow(items.rows)
     if items.row_shapes is not None:
         arrays["row_shapes"] = _narrow(items.row_shapes)
+    if items.ids is not None:
+        arrays["ids"] = as_ids(items.ids)
     head: dict[str, Any] = {
         "n": len(items),
         "rows": items.rows if isinstance(items.rows, int) else None,
         "arrays": [(name, a.dtype.str, len(a)) for name, a in arrays.items()],
-        "ids": items.ids,
     }
     text = json.dumps(head).encode()
     raw = b"".join([len(text).to_bytes(4, "little"), text, *map(_shuffled, arrays.values())])
@@ -181,7 +189,7 @@ def unpack_items(text: bytes, where: str) -> ItemTable:
         started,
         arrays["seconds"],
         rows,
-        head["ids"],
+        arrays["ids"].tobytes() if "ids" in arrays else None,
         arrays.get("row_shapes"),
     )
 

@@ -121,21 +121,30 @@ class PartCache:
 
     def open(self, objects: Objects, part: Part, inline: bytes | None) -> OpenPart:
         """The opened part, from the cache, its inline bytes, or the store."""
-        key = (objects.location, part.path, part.checksum)
-        with self._lock:
-            found = self._parts.get(key)
-            if found is not None:
-                self._parts.move_to_end(key)
-                return found
+        found = self.get(objects, part)
+        if found is not None:
+            return found
         opened = open_part(objects, part, inline)
         with self._lock:
-            self._parts[key] = opened
+            self._parts[_key(objects, part)] = opened
             while len(self._parts) > 1 and (
                 len(self._parts) > self._most_parts
                 or sum(p.held for p in self._parts.values()) > self._most_bytes
             ):
                 self._parts.popitem(last=False)
         return opened
+
+    def get(self, objects: Objects, part: Part) -> OpenPart | None:
+        """The part, if it is open."""
+        with self._lock:
+            found = self._parts.get(_key(objects, part))
+            if found is not None:
+                self._parts.move_to_end(_key(objects, part))
+            return found
+
+
+def _key(objects: Objects, part: Part) -> Any:
+    return objects.location, part.path, part.checksum
 
 
 def open_part(objects: Objects, part: Part, inline: bytes | None = None) -> OpenPart:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..core.errors import DamagedPartitionError, NotFoundError
+from ..core.identity import SIZE
 from ..core.interfaces import ObjectInfo, Part, Receipt
-from .itemtables import ItemTable, packed, unpack_items
-from .loading import OpenPart
+from .itemtables import ItemTable, packed, unpack_items, unpacked
+from .loading import OpenPart, PartCache
 from .objects import Objects
 from .partitions import PartitionReader, path_checksum
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _logger = logging.getLogger("headrace.storage")
 _READERS = 16
@@ -23,19 +28,52 @@ _WHOLE = 1 << 20
 """Objects up to this size are read in one go, of others only what their footer needs."""
 
 
-def read_receipts(objects: Objects, run_id: str, prefix: str) -> list[Receipt]:
+FEW_IDS = 64
+"""Of so many items the ids ride along in the receipt, and into the journal."""
+
+
+def read_receipts(
+    objects: Objects, run_id: str, prefix: str, known: Collection[str] = ()
+) -> list[Receipt]:
     """Receipts of the partitions whose paths begin with ``prefix``, in order of their paths.
 
     Only footers are read: size and checksum come from the listing and the name. What has no
     partition's name, is torn, or belongs to another run is left out.
     """
-    infos = [info for info in objects.list(prefix) if path_checksum(info.path) is not None]
-    if len(infos) > 4 and objects.local_path("") is None:
-        with ThreadPoolExecutor(_READERS, "headrace-receipts") as pool:
-            found = list(pool.map(lambda info: _receipt(objects, run_id, info), infos))
-    else:
-        found = [_receipt(objects, run_id, info) for info in infos]
+    infos = [
+        info
+        for info in objects.list(prefix)
+        if info.path not in known and path_checksum(info.path) is not None
+    ]
+    found = _each(objects, infos, lambda info: _receipt(objects, run_id, info))
     return [receipt for receipt in found if receipt is not None]
+
+
+def read_ids(
+    objects: Objects, parts: Sequence[Part], inline: Sequence[bytes | None], cache: PartCache
+) -> list[bytes]:
+    """The ids that partitions keep of their items; of those that are not open, footers are read."""
+    held = dict(zip(parts, inline, strict=False))
+
+    def items(part: Part) -> ItemTable:
+        if held.get(part) is not None:
+            return cache.open(objects, part, held[part]).items
+        opened = cache.get(objects, part)
+        if opened is not None:
+            return opened.items
+        where = objects.url_of(part.path)
+        source = _footer_source(objects, ObjectInfo(part.path, part.bytes, 0.0))
+        return unpack_items(PartitionReader(source, part.format, where).packed_items, where)
+
+    return _each(objects, parts, lambda part: items(part).ids or b"")
+
+
+def _each(objects: Objects, what: Sequence[T], read: Callable[[T], R]) -> list[R]:
+    """Read small things, side by side where they lie behind a network."""
+    if len(what) > 4 and objects.local_path("") is None:
+        with ThreadPoolExecutor(_READERS, "headrace-receipts") as pool:
+            return list(pool.map(read, what))
+    return list(map(read, what))
 
 
 def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
@@ -54,7 +92,8 @@ def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
         _logger.warning("left out: %s is of another run", where)
         return None
     part = Part(info.path, kind, header.kind, info.bytes, items.total_rows, checksum)
-    return receipt_from(header.node, header.batch, header.attempt, part, items, None)
+    receipt = receipt_from(header.node, header.batch, header.attempt, part, items, None)
+    return replace(receipt, ids=items.ids or b"", key=header.key)
 
 
 def receipt_from(
@@ -78,6 +117,7 @@ def receipt_from(
         ended=float(ends.max()),
         busy_seconds=float(items.seconds.sum(dtype="float64")),
         inline=inline,
+        ids=items.ids if items.ids is not None and len(items) <= FEW_IDS else b"",
     )
 
 
@@ -130,16 +170,19 @@ class RangeFile(io.RawIOBase):
         return self.read()
 
 
-def item_facts(opened: OpenPart, position: int) -> Mapping[str, Any]:
+def item_facts(opened: OpenPart, receipt: Receipt, position: int) -> Mapping[str, Any]:
     """What a partition tells of one item. Raises `LookupError` where it does not hold it."""
     items = opened.items
-    place = int(np.searchsorted(items.positions, position))
-    if place >= len(items) or int(items.positions[place]) != position:
+    held = unpacked(receipt.positions)
+    place = int(np.searchsorted(held, position))
+    if place >= len(held) or int(held[place]) != position:
         raise LookupError(f"{opened.where} does not hold item {position}")
+    if receipt.places is not None:
+        place = receipt.places[place]
     started = int(items.started_ns[place]) / 1e9
     return {
         "started": started,
         "ended": started + float(items.seconds[place]),
         "attempt": opened.header.attempt,
-        "id": items.ids[place] if items.ids else None,
+        "id": items.ids[place * SIZE : (place + 1) * SIZE].hex() if items.ids else None,
     }

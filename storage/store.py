@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -206,10 +206,12 @@ class ArrowRunStore:
 
     # -------------------------------------------------------------------------------- values
 
-    def encoder(self, spec: StageSpec, batch: Batch, stage: int) -> ArrowEncoder:
+    def encoder(
+        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
+    ) -> ArrowEncoder:
         """An encoder for one stage of one batch execution, with a nonce of its own."""
         from .encoding import ArrowEncoder, new_nonce
-        from .itemtables import Header
+        from .itemtables import Header, as_ids, unpacked
 
         step = batch.stages[stage]
         header = Header(
@@ -229,6 +231,7 @@ class ArrowRunStore:
             remote=self.store.location.scheme not in (LOCAL, MEMORY),
             inline_bytes=batch.inline_bytes,
             schema=read_schema(spec.schema),
+            ids=None if ids is None else (unpacked(batch.positions), as_ids(ids)),
         )
 
     def load(self, column: RefColumn) -> list[Any]:
@@ -246,15 +249,22 @@ class ArrowRunStore:
 
         return adapt(value, annotation)
 
-    def receipts(self, node: int, batch: int | None = None) -> list[Receipt]:
+    def receipts(
+        self, node: int | None, batch: int | None = None, *, known: Collection[str] = ()
+    ) -> list[Receipt]:
         from .receipts import read_receipts
 
-        return read_receipts(self.objects, self.run_id, data_prefix(node, batch))
+        return read_receipts(self.objects, self.run_id, data_prefix(node, batch), known)
+
+    def ids(self, parts: Sequence[Part], inline: Sequence[bytes | None] = ()) -> list[bytes]:
+        from .receipts import read_ids
+
+        return read_ids(self.objects, parts, inline, _cache())
 
     def item(self, receipt: Receipt, position: int) -> Mapping[str, Any]:
         from .receipts import item_facts
 
-        return item_facts(self.open_part(receipt.part, receipt.inline), position)
+        return item_facts(self.open_part(receipt.part, receipt.inline), receipt, position)
 
     def open_part(self, part: Part, inline: bytes | None = None) -> OpenPart:
         """A committed partition, verified, from the process's cache or the store."""

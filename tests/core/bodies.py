@@ -42,8 +42,10 @@ class FlakyStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def encoder(self, spec: StageSpec, batch: Batch, stage: int) -> Encoder:
-        encoder = self.inner.encoder(spec, batch, stage)
+    def encoder(
+        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
+    ) -> Encoder:
+        encoder = self.inner.encoder(spec, batch, stage, ids)
         plain = encoder.flush
 
         def flush() -> tuple[Receipt, ...]:

@@ -74,7 +74,7 @@ def running(
     try:
         yield Run(engine)
     finally:
-        if any(not node.ended for node in engine.nodes):
+        if any(not node.ended for node in engine.nodes.values()):
             engine.cancel(reason="the test is over")
         engine.finish(state or Completed())
         assert not engine.thread.is_alive()

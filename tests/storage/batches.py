@@ -8,9 +8,19 @@ from headrace.core.interfaces import Batch, Manifest, Positions, RunStore, Stage
 SPEC = StageSpec("task", b"", None, (), b"")
 
 
-def encoder(run: RunStore, *, batch: int = 0, node: int = 0, spec: StageSpec = SPEC, **more: Any):
+def encoder(
+    run: RunStore,
+    *,
+    batch: int = 0,
+    node: int = 0,
+    spec: StageSpec = SPEC,
+    positions: Positions = Positions(()),
+    ids: bytes | None = None,
+    **more: Any,
+):
     stage = Stage(node, f"task-{node}", "specs/x", more.pop("attempt", 1))
-    return run.encoder(spec, Batch(run.run_id, batch, run, (stage,), Positions(()), b"", **more), 0)
+    made = Batch(run.run_id, batch, run, (stage,), positions, b"", **more)
+    return run.encoder(spec, made, 0, ids)
 
 
 def commit(

@@ -14,6 +14,7 @@ import pytest
 from storage.batches import SPEC, commit, encoder
 
 from headrace.core.errors import DamagedPartitionError, StorageError, UnstorableError
+from headrace.core.identity import item_id, item_ids
 from headrace.core.interfaces import Manifest, Part, Positions, RefColumn
 from headrace.storage.localfiles import LocalObjects
 from headrace.storage.store import ArrowRunStore, ArrowStore
@@ -60,11 +61,14 @@ def test_small_partitions_ride_along(local_run: ArrowRunStore):
 
 
 def test_ids_of_inputs_are_kept(local_run: ArrowRunStore):
-    one: Any = encoder(local_run)
-    one.add(0, 1, 1, 2)
-    one.add(1, 2, 1, 2)
-    (receipt,) = one.flush(inputs=lambda position: f"id-{position}")
-    assert local_run.item(receipt, 1)["id"] == "id-1"
+    ids = item_ids([["a", "b", "c"]])
+    one = encoder(local_run, positions=Positions.span(3, 6), ids=ids)
+    one.add(5, 1, 1, 2)
+    one.add(4, 2, 1, 2)
+    (receipt,) = one.flush()
+    assert receipt.ids == ids[16:] == item_id("b") + item_id("c")
+    assert local_run.ids([receipt.part], [None]) == [receipt.ids]
+    assert local_run.item(receipt, 5)["id"] == item_id("c").hex()
 
 
 def test_one_exact_type_makes_one_partition(local_run: ArrowRunStore):

@@ -1,0 +1,208 @@
+"""What earlier drivers of a run have committed, and which of it an item of this driver can take.
+
+The journal tells of most partitions, the listing of the rest; what is listed and not in the journal
+is asked for its own description. Items are known again by their ids (`core.identity`), those at the
+place where they were first of all; so a driver that maps over the same inputs finds everything where
+it was, and one whose inputs have moved finds what is left of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .identity import SIZE
+from .interfaces import Journal, Positions, Receipt, RunStore
+from .items import indices, runs_of
+from .records import receipt_of
+
+_log = logging.getLogger("headrace")
+
+GENERATION = 1_000_000_000
+"""Batches of the n-th driver are numbered from here times n: no two share a number."""
+
+
+class Earlier:
+    """Partitions of earlier drivers, by the key of their node. `known` from any one thread at a time."""
+
+    def __init__(self, store: RunStore, journal: Journal) -> None:
+        """Take the run over: from here on an earlier driver that still lives is refused.
+
+        Raises
+        ------
+        TakenOverError
+            Another driver took the run at the same moment.
+        StorageError
+            The journal or the listing cannot be read.
+        """
+        self.store = store
+        records = journal.take()
+        self.generation = 1 + max(
+            (r["generation"] for r in records if r["type"] == "driver"), default=0
+        )
+        journal.append([{"type": "driver", "generation": self.generation}])
+        self.numbers: dict[str, int] = {}
+        self.journaled: set[str] = set()
+        self._receipts: dict[str, list[Receipt]] = {}
+        self._tables: dict[str, _Table | None] = {}
+        self._read(records)
+
+    @property
+    def first_batch(self) -> int:
+        """Number of this driver's first batch."""
+        return self.generation * GENERATION
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._receipts
+
+    def _read(self, records: Sequence[Mapping[str, Any]]) -> None:
+        listed = {info.path: info.bytes for info in self.store.list("data/")}
+        keys: dict[int, str] = {}
+        told: dict[str, tuple[str, Receipt]] = {}
+        for record in records:
+            if record["type"] == "opened":
+                keys[record["node"]] = record["key"]
+                self.numbers[record["key"]] = record["node"]
+            elif record["type"] == "receipt":
+                receipt = receipt_of(record)
+                told[receipt.part.path] = (keys.get(receipt.node, ""), receipt)
+        for path, (key, receipt) in told.items():
+            if listed.get(path) != receipt.part.bytes:
+                _log.warning(
+                    "%s/%s is %s: its items run again",
+                    self.store.url, path, "damaged" if path in listed else "gone",
+                )  # fmt: skip
+            elif key:
+                self.journaled.add(path)
+                self._receipts.setdefault(key, []).append(receipt)
+        for receipt in self.store.receipts(None, known=told.keys()):
+            self._receipts.setdefault(receipt.key, []).append(receipt)
+            self.numbers.setdefault(receipt.key, receipt.node)
+
+    def free_number(self) -> int:
+        """A node number above all that were used."""
+        return 1 + max(self.numbers.values(), default=-1)
+
+    def load(self, key: str) -> None:
+        """Read what `known` needs of a node: partitions' ids may have to be fetched."""
+        if key in self._receipts and key not in self._tables:
+            receipts = self._receipts[key]
+            lacking = [i for i, receipt in enumerate(receipts) if not receipt.ids]
+            ids = [receipt.ids for receipt in receipts]
+            found = self.store.ids([receipts[i].part for i in lacking])
+            for i, each in zip(lacking, found, strict=True):
+                ids[i] = each
+            self._tables[key] = _Table.of(receipts, ids)
+
+    def known(self, key: str, node: int, ids: bytes, first: int) -> list[Receipt]:
+        """Receipts of committed items among those with these ids, which stand from ``first`` on.
+
+        Each committed item is given once. The receipts are for the node of this number.
+        """
+        table = self._tables.get(key)
+        return [] if table is None else table.take(node, ids, first)
+
+    def is_new(self, receipt: Receipt) -> bool:
+        """It belongs into this driver's journal."""
+        return receipt.places is not None or receipt.part.path not in self.journaled
+
+
+def _as_pairs(ids: bytes) -> Any:
+    return np.frombuffer(ids, "<u8").reshape(-1, 2)
+
+
+@dataclass
+class _Table:
+    """One node's committed items, flat: which receipt, which place in it, at which position, which id."""
+
+    receipts: Sequence[Receipt]
+    receipt: Any
+    place: Any
+    ids: Any
+    at: Any
+    """Position -> row of this table, or -1."""
+    used: Any
+    by_id: dict[bytes, list[int]] | None = field(default=None)
+
+    @staticmethod
+    def of(receipts: Sequence[Receipt], ids: Sequence[bytes]) -> _Table | None:
+        kept: list[tuple[int, Any, Any, Any]] = []
+        for number, (receipt, packed) in enumerate(zip(receipts, ids, strict=True)):
+            positions = indices(receipt.positions)
+            places = (
+                np.arange(len(positions))
+                if receipt.places is None
+                else np.asarray(receipt.places, np.int64)
+            )
+            pairs = _as_pairs(packed)
+            if len(positions) and len(pairs) > places.max():
+                kept.append((number, positions, places, pairs[places]))
+        if not kept:
+            return None
+        positions = np.concatenate([each[1] for each in kept])
+        at = np.full(int(positions.max()) + 1, -1, np.int64)
+        at[positions[::-1]] = np.arange(len(positions))[::-1]  # of two commits the first one
+        return _Table(
+            receipts,
+            np.concatenate([np.full(len(each[1]), each[0]) for each in kept]),
+            np.concatenate([each[2] for each in kept]),
+            np.concatenate([each[3] for each in kept]),
+            at,
+            np.zeros(len(positions), bool),
+        )
+
+    def take(self, node: int, packed: bytes, first: int) -> list[Receipt]:
+        wanted = _as_pairs(packed)
+        somebody = wanted.any(axis=1)
+        here = np.arange(first, first + len(wanted))
+        rows = np.full(len(wanted), -1, np.int64)
+        inside = here < len(self.at)
+        rows[inside] = self.at[here[inside]]
+        fits = (rows >= 0) & somebody
+        fits[fits] = (self.ids[rows[fits]] == wanted[fits]).all(axis=1) & ~self.used[rows[fits]]
+        self.used[rows[fits]] = True
+        rows[~fits] = -1
+        if not bool(self.used.all()):
+            for i in np.flatnonzero(~fits & somebody).tolist():
+                rows[i] = self._elsewhere(packed[i * SIZE : (i + 1) * SIZE])
+        return list(self._receipts(node, rows, first))
+
+    def _elsewhere(self, wanted: bytes) -> int:
+        """The row of an item that stood at another position, or -1."""
+        if self.by_id is None:
+            self.by_id = {}
+            raw = self.ids.tobytes()
+            for row in np.flatnonzero(~self.used).tolist()[::-1]:
+                self.by_id.setdefault(raw[row * SIZE : (row + 1) * SIZE], []).append(row)
+        rows = self.by_id.get(wanted, [])
+        while rows:
+            row = rows.pop()
+            if not self.used[row]:
+                self.used[row] = True
+                return row
+        return -1
+
+    def _receipts(self, node: int, rows: Any, first: int) -> Iterable[Receipt]:
+        taken = np.flatnonzero(rows >= 0)
+        numbers = self.receipt[rows[taken]]
+        for number in np.unique(numbers).tolist():
+            mine = taken[numbers == number]
+            receipt = self.receipts[number]
+            positions = Positions(tuple(runs_of(mine + first)))
+            places: Any = self.place[rows[mine]].tolist()
+            if positions == receipt.positions and places == list(range(len(places))):
+                yield replace(receipt, node=node, places=None, ids=b"")
+                continue
+            share = len(places) / max(1, len(receipt.positions))
+            yield replace(
+                receipt,
+                node=node,
+                positions=positions,
+                places=tuple(places),
+                busy_seconds=receipt.busy_seconds * share,
+                ids=b"",
+            )

@@ -1,0 +1,143 @@
+"""A run's header and launch record: what a driver needs to take it up from storage alone.
+
+``header.json`` says what the run is and can be read by people. ``launch.pickle`` holds the flow and
+its arguments. Secrets are in neither: a secret argument must be given again, storage options come
+from the settings or from whoever resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from .errors import ConfigurationError, NotFoundError, RunError
+
+if TYPE_CHECKING:
+    from .flows import Flow
+    from .interfaces import Executor, RunStore
+    from .notes import Notes
+    from .runs import RunInfo
+
+HEADER = "header.json"
+LAUNCH = "launch.pickle"
+_SECRET_OPTIONS = ("storage", "result_storage", "storage_options")
+"""Options of a flow that do not travel: they may hold credentials."""
+
+
+def write_header(store: RunStore, info: RunInfo, notes: Notes) -> None:
+    """Write both, before anything runs.
+
+    Raises
+    ------
+    StorageError
+        The store cannot be written.
+    """
+    launch, lacking = _launch(info)
+    store.write(LAUNCH, launch)
+    store.write(HEADER, json.dumps(notes.header() | {"lacking": lacking}, indent=1).encode())
+
+
+def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:
+    """The launch record, and what could not be put into it: why, by name."""
+    lacking: dict[str, str] = {}
+    parameters: dict[str, bytes] = {}
+    for name, value in info.parameters.items():
+        if "Secret" in type(value).__name__:
+            lacking[name] = "is a secret"
+            continue
+        try:
+            parameters[name] = cloudpickle.dumps(value)
+        except Exception as error:  # noqa: BLE001 - what a user's class raises
+            lacking[name] = f"cannot be pickled ({type(error).__name__}: {error})"
+    parts: dict[str, bytes | None] = {"flow": None, "executor": None}
+    try:
+        parts["flow"] = _flow(info.flow)
+        parts["executor"] = cloudpickle.dumps(info.executor)
+    except Exception as error:  # noqa: BLE001 - what a user's closure raises
+        lacking["the flow"] = f"cannot be pickled ({type(error).__name__}: {error})"
+    return pickle.dumps(parts | {"parameters": parameters}), lacking
+
+
+def _flow(flow: Flow[..., Any] | None) -> bytes | None:
+    if flow is None:
+        return None
+    if flow.entrypoint is not None:
+        return cloudpickle.dumps(flow)  # by reference
+    plain = {name: value for name, value in flow.given.items() if name not in _SECRET_OPTIONS}
+    return cloudpickle.dumps((flow.undecorated(), plain))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a header and its launch record tell."""
+
+    header: Mapping[str, Any]
+    flow: Flow[..., Any]
+    parameters: Mapping[str, Any]
+    executor: Executor
+
+
+def read_header(store: RunStore) -> Mapping[str, Any]:
+    """The header of a run.
+
+    Raises
+    ------
+    RunError
+        There is no such run in this store.
+    """
+    try:
+        return json.loads(store.read(HEADER))
+    except NotFoundError as error:
+        raise RunError(f"there is no run at {store.url}: {error}") from None
+
+
+def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> Launch:
+    """What is needed to run the flow again, as it was started or, where it is imported, as it is now.
+
+    Parameters
+    ----------
+    given
+        Parameters in place of the recorded ones: secrets, and what could not be pickled.
+
+    Raises
+    ------
+    RunError
+        There is no such run, or something of it was not recorded; names it.
+    ConfigurationError
+        The store is not trusted: a launch record is code.
+    """
+    from .flows import Flow
+
+    header = read_header(store)
+    if not trusted:
+        raise ConfigurationError(
+            f"{store.url} is not trusted (HEADRACE_TRUST_STORAGE), and a run's launch record is code: "
+            "call the flow with resume= instead"
+        )
+    parts = pickle.loads(store.read(LAUNCH))
+    lacking = [f"{name} {why}" for name, why in header["lacking"].items() if name not in given]
+    if parts["flow"] is None or lacking:
+        what = "; ".join(lacking) or "it was no flow's run but a single task's"
+        raise RunError(
+            f"run {header['name']} cannot be resumed from {store.url} alone: {what}. Pass it in "
+            "parameters=, or call the flow itself with resume="
+        )
+    found: Any = _loaded(header, parts["flow"])
+    flow = found if isinstance(found, Flow) else Flow(*found)
+    recorded = {name: pickle.loads(value) for name, value in parts["parameters"].items()}
+    return Launch(header, flow, {**recorded, **given}, pickle.loads(parts["executor"]))
+
+
+def _loaded(header: Mapping[str, Any], data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except ImportError as error:
+        raise RunError(
+            f"the flow of run {header['name']} is {header['entrypoint']}, which cannot be imported "
+            f"here: {error}. Resume it from the folder of the project, or with that on PYTHONPATH"
+        ) from error

@@ -1,0 +1,191 @@
+"""Runs that go on where an earlier driver left them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from .context import live_run
+from .errors import RunError, RunNotFoundError
+from .headers import read_header, read_launch
+from .states import State, StateType
+
+if TYPE_CHECKING:
+    from .flows import Flow
+    from .interfaces import RunRecord, Store
+    from .recorded import RecordedRun
+    from .runs import FlowRun
+    from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Again:
+    """A run that is to go on: who it is, and where its values are."""
+
+    id: UUID
+    name: str
+    created: datetime
+    parent: UUID | None
+    store: Store
+    replaced: Mapping[str, Task[..., Any]]
+    """Tasks that take the place of those of the same names."""
+
+
+def resume(
+    run: UUID | str | FlowRun[Any] | RecordedRun,
+    *,
+    executor: Any = None,
+    storage: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    force: bool = False,
+    **tasks: Task[..., Any],
+) -> FlowRun[Any]:
+    """Go on with a run that did not complete: run what has no committed result, and nothing else.
+
+    It begins beside you, as `Flow.start` does, and keeps its id and name. The flow is the one that
+    the run was started with; one that can be imported is imported as it is now. Code that was
+    edited is used for what runs; what is finished stays.
+
+    Parameters
+    ----------
+    run
+        A handle, an id, an unambiguous beginning of one, or a name.
+    executor
+        In place of the one that it had.
+    storage, storage_options
+        Where its values are, if history does not know (any more); credentials, if the settings do
+        not have them.
+    parameters
+        Values of parameters that were not recorded: secrets, and what cannot be pickled.
+    force
+        Take it over from a driver that seems to be alive. That one notices at its next write to the
+        journal, and stops.
+    **tasks
+        Tasks to use in place of the flow's tasks of these names.
+
+    Raises
+    ------
+    RunNotFoundError
+        Neither history nor the storage knows it.
+    RunError
+        Its driver seems to be alive; or something that it needs was not recorded: says what.
+    """
+    from .flow_engine import start_flow
+    from .settings import get_settings
+
+    again, _record = find(run, storage, storage_options, force=force, tasks=tasks)
+    store = again.store.run(str(again.id))
+    trusted = get_settings().trust_storage
+    launch = read_launch(store, dict(parameters or {}), trusted=trusted)
+    flow = launch.flow.with_options(executor=executor or launch.executor)
+    made, arguments = flow.prepared(launch.parameters, again)
+    positional, named = flow.shape.spread(arguments)
+    start_flow(made, flow.options, flow.fn, positional, named)
+    return made
+
+
+def again_of(flow: Flow[..., Any], run: Any, arguments: Mapping[str, Any]) -> Again:
+    """The run with which a call of its own flow is to go on.
+
+    Raises
+    ------
+    RunError
+        It is another flow's, was started with other parameters, or its driver seems to be alive.
+    """
+    from .parameters import stored
+
+    options = flow.options
+    again, _record = find(run, options.storage, options.storage_options)
+    header = read_header(again.store.run(str(again.id)))
+    if header["flow"] != flow.name:
+        raise RunError(f"run {again.name} is one of flow {header['flow']!r}, not of {flow.name!r}")
+    now, then = json.loads(stored(arguments)), header["parameters"]
+    changed = [
+        f"{name} was {then.get(name)!r}, and is {now.get(name)!r}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+    ]
+    if changed:
+        raise RunError(
+            f"run {again.name} was started with other parameters ({'; '.join(changed)}): start a new "
+            "run, with cache_policy=INPUTS on its tasks if they are to use what is there"
+        )
+    return again
+
+
+def find(
+    run: UUID | str | FlowRun[Any] | RecordedRun,
+    storage: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+    tasks: Mapping[str, Task[..., Any]] | None = None,
+) -> tuple[Again, RunRecord | None]:
+    """The run to go on with, by history or by its header; see `resume`."""
+    from .registry import open_store
+    from .runs import settled_history
+    from .settings import get_settings
+
+    asked: Any = getattr(run, "id", run)
+    settings = get_settings()
+    options = storage_options or settings.plain_storage_options()
+    record: RunRecord | None = None
+    try:
+        record = settled_history().run(asked)
+    except RunNotFoundError:
+        if not _is_id(asked):
+            raise
+    if record is None:
+        store = open_store(storage or settings.storage_url, options)
+        header = read_header(store.run(str(asked)))
+        made = datetime.fromisoformat(header["created"])
+        parent = UUID(header["parent"]) if header["parent"] else None
+        return Again(UUID(str(asked)), header["name"], made, parent, store, tasks or {}), None
+    if not force and (alive := _driver(record)):
+        raise RunError(
+            f"run {record.name} is {record.state}, and its driver seems to be alive ({alive}); cancel "
+            "it first, or take it over with force=True (headrace resume --force)"
+        )
+    live = getattr(getattr(run, "info", None), "store", None)
+    store = live or open_store(storage or record.storage, options)
+    return (
+        Again(record.id, record.name, record.created, record.parent, store, tasks or {}),
+        record,
+    )
+
+
+def _is_id(asked: Any) -> bool:
+    try:
+        UUID(str(asked))
+    except ValueError:
+        return False
+    return True
+
+
+def _driver(record: RunRecord) -> str:
+    """Where the run's driver seems to be alive; nothing if it is not."""
+    if State(StateType(record.state_type)).is_final():
+        return ""
+    if record.host == socket.gethostname():
+        if record.pid == os.getpid():
+            return f"process {record.pid}, this one" if live_run(str(record.id)) else ""
+        return f"process {record.pid}" if _exists(record.pid) else ""
+    age = (datetime.now(UTC) - (record.heartbeat or record.created)).total_seconds()
+    return f"process {record.pid} on {record.host}, last heard of {age:.0f} s ago"
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
