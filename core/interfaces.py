@@ -231,7 +231,7 @@ class Receipt:
     Set where a later driver took a partition over whose items stand at other positions by now."""
     ids: bytes = b""
     """Ids of the partition's items (`core.identity`), where they are few or were read from it."""
-    key: str = ""
+    key: str = field(default="", compare=False)
     """Key of the node, where the partition itself was asked."""
 
 
