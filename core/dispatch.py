@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
@@ -140,7 +140,6 @@ class Dispatcher:
             payload=payload.data,
             upstream=upstream,
             ids=self._ids(flight, prepared, payload),
-            salt=self.salt(node),
             live=payload.live or prepared.static.live,
             resources=node.options.resources,
             isolation=node.options.isolation,
@@ -161,7 +160,7 @@ class Dispatcher:
         """The items' ids, where a worker could not make them."""
         node, columns = flight.nodes[0], self._columns(flight)
         if node.keyed:
-            return b"".join(flight.chunk.columns[-1])
+            return b"".join(cast("list[bytes]", flight.chunk.columns[-1]))
         if node.single:
             return prepared.ids or item_id(tuple(prepared.call.static.items()))
         return item_ids(columns) if payload.dependencies else None
@@ -194,6 +193,7 @@ class Dispatcher:
             timeout_seconds=prepared.call.options.timeout_seconds,
             persist=committed,
             upstream=tuple(map(self._upstream, prepared.static.dependencies)),
+            salt=self.salt(node),
         )
 
     def _upstream(self, dependency: Dependency) -> Upstream:

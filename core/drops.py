@@ -31,12 +31,13 @@ class Drops(Lanes):
         return alone and self._droppable(node)
 
     def _droppable(self, node: Node) -> bool:
-        return node.options.drop and node.id < self.sealed and not node.pinned
+        return node.options.drop and node.sealed and not node.pinned
 
     def seal(self) -> None:
         """The flow waits: what it has called so far is all that takes the nodes' values."""
-        before, self.sealed = self.sealed, len(self.nodes)
-        for node in self.nodes[before:]:
+        new, self.unsealed = self.unsealed, []
+        for node in new:
+            node.sealed = True
             self.sweep(node)
 
     def read_by(self, reader: Node) -> None:

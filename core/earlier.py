@@ -63,6 +63,7 @@ class Earlier:
         listed = {info.path: info.bytes for info in self.store.list("data/")}
         keys: dict[int, str] = {}
         told: dict[str, tuple[str, Receipt]] = {}
+        dropped: set[str] = set()
         for record in records:
             if record["type"] == "opened":
                 keys[record["node"]] = record["key"]
@@ -70,6 +71,10 @@ class Earlier:
             elif record["type"] == "receipt":
                 receipt = receipt_of(record)
                 told[receipt.part.path] = (keys.get(receipt.node, ""), receipt)
+            elif record["type"] == "dropped":
+                for path in record["parts"]:
+                    told.pop(path, None)
+                    dropped.add(path)
         for path, (key, receipt) in told.items():
             if listed.get(path) != receipt.part.bytes:
                 _log.warning(
@@ -79,7 +84,7 @@ class Earlier:
             elif key:
                 self.journaled.add(path)
                 self._receipts.setdefault(key, []).append(receipt)
-        for receipt in self.store.receipts(None, known=told.keys()):
+        for receipt in self.store.receipts(None, known=told.keys() | dropped):
             self._receipts.setdefault(receipt.key, []).append(receipt)
             self.numbers.setdefault(receipt.key, receipt.node)
 

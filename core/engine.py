@@ -74,7 +74,7 @@ from .retries import Judge, Verdicts, delay_of
 from .returns import kept_column, not_kept
 from .scribe import Scribe
 from .showing import Show
-from .states import State, type_of_name
+from .states import Crashed, State, type_of_name
 from .task_hooks import TaskHooks
 from .views import Views, failures_table, graph_of
 
@@ -241,8 +241,12 @@ class Engine:
             self.state_name = state.name
             if self.show is not None:
                 self.show.close()
-            for event in self.notes.ended(state):
-                self.scribe.note(event)
+            self.scribe.index({"type": "ended", "state": state.name})
+            if self.scribe.settle():
+                for event in self.notes.ended(state):
+                    self.scribe.note(event)
+            else:
+                state = Crashed(str(self.trouble), self.trouble)
             self.scribe.close()
         return state
 
@@ -307,8 +311,14 @@ class Engine:
         return self.earlier.known(node.key, node.id, self._salted(node, source), 0)
 
     def _salted(self, node: Node, source: Node, first: int = 0) -> bytes:
-        """Ids of a map's items, from those of the map at the head of its chain."""
-        return salted(bytes(self.ids.get(source, b"")[first * SIZE :]), self.dispatcher.salt(node))
+        """Ids of a map's items, from those that were fed to the map at the head of its chain."""
+        chain = [node]
+        while chain[-1] is not source and chain[-1].link is not None:
+            chain.append(chain[-1].link)
+        ids = bytes(self.ids.get(source, b"")[first * SIZE :])
+        for each in reversed(chain):
+            ids = salted(ids, self.dispatcher.salt(each))
+        return ids
 
     def _options(self, call: Call) -> NodeOptions:
         options = call.options
@@ -449,7 +459,8 @@ class Engine:
             seen = self.sequence
             if done():
                 return True
-            if not until_end and self.cancel_reason and self._all_ended():
+            over = self._all_ended() or not self.thread.is_alive()
+            if not until_end and self.cancel_reason and over:
                 if done():
                     return True
                 raise self.trouble or Cancelled(f"the run was cancelled: {self.cancel_reason}")
@@ -605,7 +616,7 @@ class Engine:
         ``until_run_ends``: these are what a completed run has used; of another its resume makes use.
         """
         at_the_end = self.info.intermediates == "until_run_ends" and state.is_completed()
-        for node in self.nodes:
+        for node in self.nodes.values():
             if at_the_end and (node.consumers or node.read_whole) and not node.pinned:
                 for number in range(len(node.items.receipts)):
                     node.items.drop(number)
@@ -747,16 +758,18 @@ class Engine:
         return []
 
     def _known_late(self, flight: Flight, batch: Batch) -> list[Receipt]:
-        """What is committed of a single call, or of a chained map that had to wait for others."""
+        """What is committed of a single call, or of a chained map that had to wait for others.
+
+        (What its items stand on was not there yet when they were fed.)
+        """
         node = flight.nodes[0]
         if self.earlier is None or node.key not in self.earlier:
             return []
         if node.single:
             return self.earlier.known(node.key, node.id, batch.ids or b"", 0)
         found: list[Receipt] = []
-        if node.link is not None and batch.salt:
-            source = _source_of(node)
-            ids = salted(bytes(self.ids.get(source, b"")), batch.salt)
+        if node.link is not None:
+            ids = self._salted(node, _source_of(node))
             for start, stop in flight.chunk.positions.runs:
                 own = ids[start * SIZE : stop * SIZE]
                 found += self.earlier.known(node.key, node.id, own, start)

@@ -264,7 +264,10 @@ class Driver:
                 self._warn_unseen(state)
                 level = logging.INFO if state.is_completed() else logging.ERROR
                 self._say(level, f"Finished in state {state}")
-            self.engine.finish(state)
+            ended = self.engine.finish(state)
+            if ended is not state:  # the run is another driver's by now
+                self.run.raised()
+                state = ended
         finally:
             self.run.finished(state)
         call_hooks(hooks_for(self.options, state), self.run.info.flow, self.run, state)

@@ -113,6 +113,8 @@ class Stage:
     """False: values pass to the next stage and are not committed; the last one's always are."""
     upstream: tuple[Upstream, ...] = ()
     """Values of the futures among the spec's static arguments, by number."""
+    salt: bytes = b""
+    """What these values add to the id that an item has in the stage before; b"": nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,6 @@ class Batch:
     """Values of the futures inside the payload, by number."""
     ids: bytes | None = None
     """Ids of the items (`core.identity`), where the driver makes them; None: the worker does."""
-    salt: bytes = b""
-    """What the upstream values among the static arguments add to each item's id; b"": nothing."""
     live: tuple[Any, ...] = ()
     """In-process pools only: objects of the arguments that cannot be pickled, by number."""
     resources: Resources = Resources()
@@ -717,6 +717,10 @@ class Journal(Protocol):
 
     def take(self) -> list[Mapping[str, Any]]:
         """Become the writer: read all records so far and append a takeover segment."""
+        ...
+
+    def begin(self) -> None:
+        """Become the writer of a run that is new; its first append fails if somebody else was."""
         ...
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -51,8 +51,8 @@ class Lanes:
         self.touched: set[Node] = set()
         """Nodes that the current event has touched."""
         self.cancelled = ""
-        self.sealed = 0
-        """Nodes added before the flow last waited for something."""
+        self.unsealed: list[Node] = []
+        """Nodes added since the flow last waited for something."""
         self.shared: dict[str, float] = {}
         """Per pool the part of its memory that batches under way take, of nodes where that counts."""
         self.lonely: dict[str, Node] = {}

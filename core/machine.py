@@ -51,6 +51,7 @@ class Machine(Returns):
         ``known`` are commits of its items by an earlier driver of the run.
         """
         self.nodes[node.id] = node
+        self.unsealed.append(node)
         self.touch(node)
         node.sizer.concurrency = node.options.concurrency if node.options.is_async else 1
         node.sizer.batch_bytes = self.batch_bytes
@@ -76,6 +77,7 @@ class Machine(Returns):
         self.grow_linked(node)
         for receipt in known:
             self.receipt(receipt)
+            self.spare(node.link or node, receipt.positions)
         self.settle_waits(node)
         if node.link is not None:
             self.catch_up(node, node.link)
@@ -110,6 +112,7 @@ class Machine(Returns):
                 self.grow_linked(consumer)
             for receipt in known(start):
                 self.receipt(receipt)
+            self.spare(node, Positions.span(start, start + count))
             left = node.items.select(Positions.span(start, start + count), ItemState.PENDING)
             if left.runs:
                 fresh = Chunk(Positions.span(start, start + count), list(columns))

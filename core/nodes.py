@@ -79,6 +79,8 @@ class Node:
     lined_up: bool = False
     hold_until: float = 0.0
     window: int | None = None
+    sealed: bool = False
+    """The flow has waited since it was added: what it called so far is all that takes its values."""
     keyed: bool = False
     """Behind its columns of arguments stands one of ids (``map(key=...)``)."""
     items: ItemTable = field(default_factory=ItemTable)

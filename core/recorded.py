@@ -179,10 +179,14 @@ class RecordedRun:
         force: bool = False,
         **tasks: Task[..., Any],
     ) -> FlowRun[Any]:
-        """Go on with it in this process, if it did not complete: see `headrace.resume`."""
+        """Go on with it in this process, if it did not complete: see `headrace.resume`.
+
+        Keywords beyond these are tasks that take the place of the flow's of these names:
+        ``run.resume(clean=mended)``.
+        """
         from .resumption import resume
 
-        return resume(self, executor=executor, parameters=parameters, force=force, **tasks)
+        return resume(self, executor=executor, parameters=parameters, force=force, tasks=tasks)
 
     def cancel(self) -> None:
         """Leave its driver a request to end it; the driver looks every few seconds."""

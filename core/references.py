@@ -276,6 +276,8 @@ def is_own_module(name: str) -> bool:
     file = getattr(module, "__file__", None)
     if name == "__main__" or module is None:
         return True
+    if name.partition(".")[0] == __name__.partition(".")[0]:
+        return False  # headrace's, also where it is installed from a checkout
     return file is not None and _is_own(file)
 
 

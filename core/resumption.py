@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .flows import Flow
     from .interfaces import RunRecord, Store
     from .recorded import RecordedRun
-    from .runs import FlowRun
+    from .runs import FlowRun, RunInfo
     from .tasks import Task
 
 
@@ -45,13 +45,13 @@ def resume(
     storage_options: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
-    **tasks: Task[..., Any],
+    tasks: Mapping[str, Task[..., Any]] | None = None,
 ) -> FlowRun[Any]:
     """Go on with a run that did not complete: run what has no committed result, and nothing else.
 
     It begins beside you, as `Flow.start` does, and keeps its id and name. The flow is the one that
-    the run was started with; one that can be imported is imported as it is now. Code that was
-    edited is used for what runs; what is finished stays.
+    the run was started with; one that can be imported is imported as it is now. Tasks of importable
+    modules run as they are now; what is finished stays.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def resume(
     force
         Take it over from a driver that seems to be alive. That one notices at its next write to the
         journal, and stops.
-    **tasks
+    tasks
         Tasks to use in place of the flow's tasks of these names.
 
     Raises
@@ -81,11 +81,15 @@ def resume(
     from .settings import get_settings
 
     again, _record = find(run, storage, storage_options, force=force, tasks=tasks)
-    store = again.store.run(str(again.id))
-    trusted = get_settings().trust_storage
-    launch = read_launch(store, dict(parameters or {}), trusted=trusted)
-    flow = launch.flow.with_options(executor=executor or launch.executor)
-    made, arguments = flow.prepared(launch.parameters, again)
+    own: RunInfo | None = getattr(run, "info", None)
+    if own is not None and own.flow is not None:  # of this process: its flow and arguments are here
+        flow, was, arguments = own.flow, own.executor, {**own.parameters, **(parameters or {})}
+    else:
+        store = again.store.run(str(again.id))
+        launch = read_launch(store, parameters or {}, trusted=get_settings().trust_storage)
+        flow, was, arguments = launch.flow, launch.executor, dict(launch.parameters)
+    flow = flow.with_options(executor=executor or was)
+    made, arguments = flow.prepared(arguments, again)
     positional, named = flow.shape.spread(arguments)
     start_flow(made, flow.options, flow.fn, positional, named)
     return made

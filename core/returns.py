@@ -48,6 +48,16 @@ class Returns(HandOut):
             above = above.link
         self.flow_on(node, fresh)
 
+    def spare(self, node: Node, positions: Positions) -> None:
+        """Values that an earlier driver dropped when they had been used are not made again."""
+        for consumer in node.consumers:
+            self.spare(consumer, positions)
+        used = node.items.select(positions, ItemState.PENDING)
+        if node.options.drop and node.consumers and used.runs:
+            for consumer in node.consumers:
+                used = consumer.items.select(used, *GOOD)
+            self.passed(node, used)
+
     def _only_passed(self, node: Node, batch: int) -> bool:
         """Did, or (where nobody knows) may, this batch pass a node's values on uncommitted?"""
         flight = self.flights.get(batch)
@@ -87,7 +97,7 @@ class Returns(HandOut):
             self.touch(node)
         if node.stopped:
             return
-        done = link.items.where(*GOOD)
+        done = node.items.select(link.items.where(*GOOD), ItemState.PENDING)
         kept = link.items.kept(done)
         if kept.runs:
             self.queue(node, Chunk(kept, [link.items.column(kept)]))

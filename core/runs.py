@@ -248,10 +248,14 @@ class FlowRun(Generic[R]):
         force: bool = False,
         **tasks: Task[..., Any],
     ) -> FlowRun[Any]:
-        """Go on with it, if it did not complete: see `headrace.resume`."""
+        """Go on with it, if it did not complete: see `headrace.resume`.
+
+        Keywords beyond these are tasks that take the place of the flow's of these names:
+        ``run.resume(clean=mended)``.
+        """
         from .resumption import resume
 
-        return resume(self, executor=executor, parameters=parameters, force=force, **tasks)
+        return resume(self, executor=executor, parameters=parameters, force=force, tasks=tasks)
 
     # ----------------------------------------------------------------------- told by the run loop
 

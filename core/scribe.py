@@ -83,6 +83,10 @@ class Scribe(threading.Thread):
         self.last_request = 0
         self.next_beat = 0.0
         self.warned = False
+        self.settling = False
+        """The journal is wanted now."""
+        self.lost = False
+        """Another driver has taken the run over: nothing more is written."""
 
     def open(self, events: Sequence[HistoryEvent]) -> None:
         """Write the first records at once: from now on others find the run.
@@ -121,6 +125,12 @@ class Scribe(threading.Thread):
             self.inbox.put(written)
             written.wait(timeout)
 
+    def settle(self) -> bool:
+        """Bring the journal up to date; False if the run is another driver's by now."""
+        self.settling = True
+        self.sync()
+        return not self.lost
+
     def close(self) -> None:
         """Write what is left and stop."""
         self.inbox.put(None)
@@ -142,13 +152,15 @@ class Scribe(threading.Thread):
         while open_:
             open_ = self._gather()
             now = time.monotonic()
+            last = self.settling or not open_
+            if self.records and (
+                now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES
+            ):
+                self._write_journal(last=last)
+                journal_due = now + _JOURNAL_SECONDS
             self._write_history(last=not open_)
             while self.synced:
                 self.synced.pop().set()
-            hurry = not open_ or self.doomed_bytes > _DOOMED_BYTES
-            if self.records and (now >= journal_due or hurry):
-                self._write_journal(last=not open_)
-                journal_due = now + _JOURNAL_SECONDS
             if now >= self.next_beat and open_:
                 self.next_beat = now + self.heartbeat_seconds
                 self._beat()
@@ -181,6 +193,8 @@ class Scribe(threading.Thread):
         return True
 
     def _write_history(self, *, last: bool) -> None:
+        if self.lost:
+            self.events, self.sending = [], []  # of a run that is another driver's
         attempts = _LAST_ATTEMPTS if last else 1
         while attempts and (self.sending or self.events):
             if not self.sending:
@@ -203,11 +217,12 @@ class Scribe(threading.Thread):
             try:
                 if self.journal is None:
                     journal = self.journal_of()
-                    journal.take()
+                    journal.begin()
                     self.journal = journal
                 self.journal.append(self.records)
             except TakenOverError as error:
                 self.records = []
+                self.lost = True
                 self.trouble(error)
                 return
             except StorageError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .context import Cursor
-from .identity import NOBODY, SIZE, item_ids, salted
+from .identity import NOBODY, SIZE, item_ids
 from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
 from .packing import MapArgument, unpack, unpack_static
 from .shipping import install
@@ -95,7 +95,7 @@ class LoadedStage:
         ids = batch.ids
         if ids is None:
             ids = _ids_of(raw[0], batch.store) if _is_linked(raw) else item_ids(columns)
-        return columns, salted(ids, batch.salt)
+        return columns, ids
 
     def _forming(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def formed(*args: Any) -> Any:

@@ -21,6 +21,7 @@ import cloudpickle
 
 from .context import TASK_RUN, Cursor
 from .errors import AlreadyExistsError, HeadraceError, NotFoundError, UnreachableStoreError
+from .identity import salted
 from .interfaces import (
     Batch,
     Encoder,
@@ -181,12 +182,13 @@ class _Body:
         self.returned = Positions(())
         self.lost = ""
         last = len(stages) - 1
-        self.encoders: list[Encoder | None] = [
-            batch.store.encoder(stage.spec, batch, index, ids)
-            if stage.stage.persist or index == last
-            else None
-            for index, stage in enumerate(stages)
-        ]
+        self.encoders: list[Encoder | None] = []
+        for index, stage in enumerate(stages):
+            ids = salted(ids, batch.stages[index].salt)
+            keeps = stage.stage.persist or index == last
+            self.encoders.append(
+                batch.store.encoder(stage.spec, batch, index, ids) if keeps else None
+            )
         self.at_keyboard = not in_child and threading.current_thread() is threading.main_thread()
         self.alarm = in_child and any(s.timeout_seconds for s in batch.stages)
         self.announced = False

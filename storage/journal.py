@@ -58,11 +58,15 @@ class SegmentJournal:
             self._next = number + 1
             return records
 
+    def begin(self) -> None:
+        """Become the first writer. See `core.interfaces.Journal.begin`."""
+        self._next = 1
+
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append one segment. See `core.interfaces.Journal.append`."""
         if not self._next:
             raise StorageError(
-                f"the journal of {self._objects.location.url} is not taken: take() first"
+                f"the journal of {self._objects.location.url} is not taken: begin() or take() first"
             )
         if not records:
             return

@@ -1,0 +1,294 @@
+"""A run that did not complete goes on in the same process, and runs what is missing, once."""
+
+import secrets
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+import headrace
+from headrace import flow, task, unmapped
+from headrace.core.errors import RunError, RunNotFoundError, TakenOverError
+from headrace.core.recorded import RecordedRun
+
+starts: Counter[str] = Counter()
+broken: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    starts.clear()
+    broken.clear()
+
+
+def begin(name: str, value: Any) -> None:
+    starts[f"{name} {value}"] += 1
+    if name in broken or f"{name} {value}" in broken:
+        raise ValueError(f"{name} {value} is broken")
+
+
+@task
+def load(value: Any) -> Any:
+    begin("load", value)
+    return value
+
+
+@task
+def clean(value: Any, model: Any = None) -> str:
+    begin("clean", value)
+    return f"{value}{model or ''}"
+
+
+@task
+def count(text: str) -> int:
+    begin("count", text)
+    return len(text)
+
+
+@task
+def add(values: list[int]) -> int:
+    begin("add", len(values))
+    return sum(values)
+
+
+def again(names: str) -> dict[str, int]:
+    return {name: times for name, times in starts.items() if name.split()[0] in names.split()}
+
+
+@flow(executor="threads")
+def words(source: list[str]) -> int:
+    return add(count.map(clean.map(source)))
+
+
+def test_what_failed_runs_again_and_nothing_else():
+    broken.add("clean b")
+    run = words.start(["a", "b", "cc"])
+    run.wait()
+    assert run.state.name == "Failed"
+    broken.clear()
+    starts.clear()
+    resumed = run.resume()
+    assert resumed.id == run.id
+    assert resumed.name == run.name
+    assert resumed.result() == 4
+    assert starts == {"clean b": 1, "count b": 1, "add 3": 1}
+    assert headrace.attach(run.id).record().state == "Completed"
+    starts.clear()
+    assert resumed.resume().result() == 4
+    assert not starts
+
+
+def test_a_call_of_the_flow_goes_on_with_its_run():
+    broken.add("add")
+    run = words.start(["a", "b"])
+    run.wait()
+    broken.clear()
+    starts.clear()
+    assert words(["a", "b"], resume=run.id) == 2
+    assert starts == {"add 2": 1}
+    with pytest.raises(RunError, match=r"other parameters \(source was"):
+        words(["a", "b", "c"], resume=run)
+
+
+@flow(executor="threads")
+def listing() -> list[str]:
+    return [future.result() for future in clean.map(available)]
+
+
+available: list[str] = []
+
+
+def test_inputs_that_moved_are_known_again():
+    available[:] = ["b", "c", "e", "x"]
+    broken.add("clean x")
+    run = listing.start()
+    run.wait()
+    broken.clear()
+    starts.clear()
+    available[:] = ["a", "c", "b", "d", "x"]
+    assert run.resume().result() == ["a", "c", "b", "d", "x"]
+    assert starts == {"clean a": 1, "clean d": 1, "clean x": 1}
+    starts.clear()
+    available.remove("a")
+    assert run.resume().result() == ["c", "b", "d", "x"]
+    assert not starts
+
+
+@flow(executor="threads")
+def with_model() -> list[str]:
+    model = load.submit("m")
+    cleaned = clean.map(load.map(["a", "b"]), model=unmapped(model))
+    return [clean.submit({"text": cleaned[0]}, model="!"), count.map(cleaned)]
+
+
+def test_futures_count_by_where_their_values_come_from():
+    run = with_model.start()
+    run.wait()
+    assert run.state.is_completed()
+    starts.clear()
+    run.resume().wait()
+    assert not starts
+
+
+def test_what_was_made_from_a_lost_value_is_made_again(tmp_path: Path):
+    run = with_model.with_options(storage=tmp_path).start()
+    run.wait()
+    model = min(run.engine.nodes.values(), key=lambda node: node.id)  # type: ignore[union-attr]
+    (path,) = [receipt.part.path for receipt in model.items.receipts]
+    (tmp_path / str(run.id) / path).unlink()
+    starts.clear()
+    run.resume().wait()
+    assert starts["load m"] == 1
+    assert starts["clean a"] == starts["clean b"] == 1
+    assert not again("load").keys() - {"load m"}
+
+
+@flow(executor="threads")
+def keyed(rows: list[dict[str, Any]]) -> list[str]:
+    return clean.map(rows, key=lambda row: row["id"])
+
+
+def test_a_key_is_an_item_s_own_identity():
+    rows = [{"id": 1, "seen": object}, {"id": 2, "seen": object}]
+    run = keyed.start(rows)
+    run.wait()
+    starts.clear()
+    rows[0]["seen"] = int
+    run.resume().wait()
+    assert not starts
+
+
+@task(persist_result=False)
+def passing(value: str) -> str:
+    begin("passing", value)
+    return value
+
+
+@flow(executor="threads")
+def not_kept() -> int:
+    return add(count.map(passing.map(["a", "bb", "ccc"])))
+
+
+def test_values_that_were_not_kept_are_not_made_again_in_vain():
+    broken.add("count bb")
+    run = not_kept.start()
+    run.wait()
+    broken.clear()
+    starts.clear()
+    assert run.resume().result() == 6
+    assert starts == {"passing bb": 1, "count bb": 1, "add 3": 1}
+
+
+@flow(executor="threads")
+def inner(which: str) -> str:
+    return clean(load(which))
+
+
+@flow(executor="threads")
+def outer() -> list[str]:
+    return [inner("a"), inner("b"), inner("a"), clean("end")]
+
+
+def test_a_flow_s_own_calls_of_flows_are_the_same_runs_again():
+    broken.add("clean end")
+    run = outer.start()
+    run.wait()
+    children = {child.id for child in run.children}
+    broken.clear()
+    starts.clear()
+    resumed = run.resume()
+    assert resumed.result() == ["a", "b", "a", "end"]
+    assert starts == {"clean end": 1}
+    assert {child.id for child in resumed.children} == children
+
+
+def test_history_may_be_gone(tmp_path: Path):
+    broken.add("add")
+    run = words.with_options(storage=tmp_path).start(["a", "bb"])
+    run.wait()
+    run.info.history.delete(run.id)
+    broken.clear()
+    starts.clear()
+    with pytest.raises(RunNotFoundError):
+        headrace.resume("nobody")
+    with pytest.raises(RunError, match="there is no run at"):
+        headrace.resume(uuid4(), storage=tmp_path)
+    resumed = headrace.resume(run.id, storage=tmp_path)
+    assert resumed.result() == 3
+    assert starts == {"add 2": 1}
+    assert headrace.attach(run.id).record().state == "Completed"
+
+
+def test_the_journal_may_be_gone(tmp_path: Path):
+    broken.add("clean bb")
+    run = words.with_options(storage=tmp_path).start(["a", "bb", "c"])
+    run.wait()
+    for segment in (tmp_path / str(run.id) / "journal").iterdir():
+        segment.unlink()
+    broken.clear()
+    starts.clear()
+    assert run.resume().result() == 4
+    assert starts == {"clean bb": 1, "count bb": 1, "add 3": 1}
+
+
+def test_a_task_may_take_another_s_place():
+    broken.add("clean b")
+    run = words.start(["a", "b"])
+    run.wait()
+    starts.clear()
+
+    @task(name="clean")
+    def mended(value: str, model: Any = None) -> str:
+        return value * 5
+
+    assert run.resume(clean=mended).result() == 6
+    assert starts == {"count bbbbb": 1, "add 2": 1}
+
+
+@flow(executor="threads")
+def secretive(password: SecretStr, handle: Any = None) -> str:
+    return clean("a")
+
+
+def test_what_is_not_recorded_must_be_given_again(tmp_path: Path):
+    secret = secrets.token_hex()
+    run = secretive.with_options(storage=tmp_path).start(SecretStr(secret), handle=threading.Lock())
+    run.wait()
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or secret.encode() not in file.read_bytes()
+    recorded = RecordedRun(run.info.history, run.id)
+    with pytest.raises(
+        RunError, match=r"(?=.*password is a secret)(?=.*handle cannot be pickled).*parameters="
+    ):
+        recorded.resume()
+    given = {"password": SecretStr(secret), "handle": None}
+    assert recorded.resume(parameters=given).result() == "a"
+
+
+def test_a_run_is_taken_over_only_by_force():
+    release, waits = threading.Event(), threading.Event()
+
+    @task
+    def wait_here(value: int) -> int:
+        waits.set()
+        release.wait(60)
+        return value
+
+    @flow(executor="threads")
+    def slow() -> int:
+        clean("x")
+        return wait_here(1)
+
+    run = slow.start()
+    assert waits.wait(60)
+    with pytest.raises(RunError, match="its driver seems to be alive"):
+        run.resume()
+    taker = run.resume(force=True)
+    release.set()
+    assert taker.result() == 1
+    with pytest.raises(TakenOverError, match="was taken over by process"):
+        run.result()
