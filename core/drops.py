@@ -2,8 +2,10 @@
 
 A node whose values other tasks take is an intermediate. Its values are needed while an item of a
 linked map may still run on them, while a task that was called with it has not ended, and before the
-flow has waited for something (until then it may call further tasks with it). What was cancelled or
-skipped has not used its input, so that a resume finds it.
+flow has waited for something (until then it may call further tasks with it). A task that did not
+complete has not used what it was called with, so that a resume finds it; of an item of a linked map
+that holds where it was cancelled or skipped (a failed one's input is made again by a resume, or else
+a few failures would keep everything).
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ from .interfaces import Positions
 from .items import NOT_KEPT, ItemState, indices
 from .lanes import Lanes
 from .nodes import Node
-
-_UNUSED_INPUT = ("Cancelled", "Skipped")
 
 
 class Drops(Lanes):
@@ -52,7 +52,7 @@ class Drops(Lanes):
         """A node has ended."""
         for number in reader.reads:
             node = self.nodes[number]
-            node.open_readers -= reader.state not in _UNUSED_INPUT
+            node.open_readers -= reader.good
             self.sweep(node)
         if reader.link is not None:
             self.sweep(reader.link)

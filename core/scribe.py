@@ -153,9 +153,7 @@ class Scribe(threading.Thread):
             open_ = self._gather()
             now = time.monotonic()
             last = self.settling or not open_
-            if self.records and (
-                now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES
-            ):
+            if self.records and (now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES):
                 self._write_journal(last=last)
                 journal_due = now + _JOURNAL_SECONDS
             self._write_history(last=not open_)

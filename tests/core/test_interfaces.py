@@ -206,6 +206,9 @@ class SnapshotJournal:
         self.store, self.version = store, 0
         self.log: list[Mapping[str, Any]] = []
 
+    def begin(self) -> None:
+        self.version = 0
+
     def take(self) -> list[Mapping[str, Any]]:
         return list(self.log)
 

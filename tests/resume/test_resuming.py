@@ -183,6 +183,23 @@ def test_values_that_were_not_kept_are_not_made_again_in_vain():
     assert starts == {"passing bb": 1, "count bb": 1, "add 3": 1}
 
 
+@flow(executor="threads", intermediates="drop")
+def dropping() -> int:
+    cleaned = clean.map(["a", "bb", "ccc"])
+    return add(count.map(cleaned))
+
+
+def test_intermediates_that_were_dropped_are_not_made_again():
+    broken.add("add")
+    run = dropping.start()
+    run.wait()
+    assert not run.info.store.run(str(run.id)).receipts(0)
+    broken.clear()
+    starts.clear()
+    assert run.resume().result() == 6
+    assert starts == {"add 3": 1}
+
+
 @flow(executor="threads")
 def inner(which: str) -> str:
     return clean(load(which))
