@@ -11,7 +11,7 @@ from typing import Any
 from .interfaces import ItemRecord, NodeRecord, Positions, RunStore
 from .items import STATE_NAMES, ItemState, ItemTable
 from .outcomes import from_record
-from .records import receipt_of
+from .records import receipts_of
 from .states import State, type_of_name
 
 
@@ -39,12 +39,10 @@ class RecordedNode:
         self.size = len(self.states) or record.total or sum(record.counts.values())
         self.items = ItemTable()
         self.items.grow(self.size)
-        for line in store.journal().records():
-            if line.get("type") == "receipt" and line["node"] == record.node:
-                receipt = receipt_of(line)
-                last = receipt.positions.runs[-1][1]
-                self.items.grow(max(0, last - self.items.size))
-                self.items.complete(receipt)
+        for receipt in receipts_of(store.journal().records(), record.node):
+            last = receipt.positions.runs[-1][1]
+            self.items.grow(max(0, last - self.items.size))
+            self.items.complete(receipt)
         self.size = self.items.size
 
     def item(self, position: int, told: Sequence[ItemRecord]) -> RecordedItem:

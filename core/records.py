@@ -53,14 +53,21 @@ def receipt_of(record: Mapping[str, Any]) -> Receipt:
 
 
 def manifest_record(manifest: Manifest) -> dict[str, Any]:
-    """A manifest as JSON. It names its receipts by path: they are records of their own."""
+    """A manifest as JSON.
+
+    It names its receipts by path, for they are records of their own; those of an earlier driver whose
+    items stand elsewhere by now it holds whole.
+    """
     return {
         "type": "manifest",
         "node": manifest.node,
         "key": manifest.key,
         "total": manifest.total,
         "lost": _flat(manifest.lost),
-        "parts": [receipt.part.path for receipt in manifest.receipts],
+        "parts": [
+            receipt.part.path if receipt.places is None else receipt_record(receipt)
+            for receipt in manifest.receipts
+        ],
         "winners": [_flat(won) for won in manifest.winners],
         "schema": None if manifest.schema is None else b64encode(manifest.schema).decode(),
     }
@@ -75,7 +82,7 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
         A receipt that it names is not among them.
     """
     by_path = {receipt.part.path: receipt for receipt in receipts}
-    missing = [path for path in record["parts"] if path not in by_path]
+    missing = [part for part in record["parts"] if isinstance(part, str) and part not in by_path]
     if missing:
         raise StorageError(
             f"the manifest of node {record['node']} names {missing[0]}, which is unknown or dropped"
@@ -83,7 +90,9 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
     return Manifest(
         record["node"],
         record["key"],
-        tuple(by_path[path] for path in record["parts"]),
+        tuple(
+            by_path[part] if isinstance(part, str) else receipt_of(part) for part in record["parts"]
+        ),
         record["total"],
         _runs(record["lost"]),
         tuple(_runs(won) for won in record["winners"]),
@@ -94,6 +103,13 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
 def dropped_record(node: int, paths: Sequence[str]) -> dict[str, Any]:
     """Partitions that are removed, as JSON: what other records say of them holds no more."""
     return {"type": "dropped", "node": node, "parts": list(paths)}
+
+
+def receipts_of(records: Sequence[Mapping[str, Any]], node: int) -> list[Receipt]:
+    """A node's receipts by its last manifest; before there is one, all that were not dropped."""
+    own = [receipt for receipt in receipts_in(records) if receipt.node == node]
+    manifests = [r for r in records if r["type"] == "manifest" and r["node"] == node]
+    return list(manifest_of(manifests[-1], own).receipts) if manifests else own
 
 
 def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:
