@@ -384,7 +384,7 @@ class Mark(IntEnum):
     STAGE = 2
     """Index of the stage that runs."""
     SINCE_NS = 3
-    """`time.monotonic_ns` at which the running item's stage started."""
+    """`time.monotonic_ns` at which the running item's stage started; of batches with time limits."""
     STARTED = 4
     """Items started so far. Where they run one by one it is set in the end; until then ``RUNNING``
     plus one tells it."""

@@ -327,18 +327,23 @@ class _Body:
     ) -> None:
         """Every item through all stages; each line here is paid for by each item.
 
-        Of the marks ``SINCE_NS`` comes first: nobody must see an item begin when the last one did.
+        Of the marks ``SINCE_NS`` comes first: nobody must see an item begin when the last one did. It
+        is for time limits alone.
         The end of one call is the start of the next. A plain value is put by the item's index, last
         of all, so neither a thread nor a signal finds half of what is told of it.
         """
         marks, begun, epoch = self.marks, self.begun, self.epoch
         clock, alarm = time.monotonic_ns, signal.setitimer
-        chain, limited, first = len(steps) > 1, self.alarm, steps[0][6].place
+        are_plain, are_names = SCALARS.issuperset, _NAMES.issuperset
+        chain, first = len(steps) > 1, steps[0][6].place
+        timed = any(stage.timeout_seconds for stage in self.batch.stages)
         start = clock()
         for index, position, args in todo:
             if marks[0] and (marks[0] == 2 or index >= self.limit):
                 return
-            marks[3] = begun[index] = start
+            begun[index] = start
+            if timed:
+                marks[3] = start
             if chain:
                 marks[2] = 0
                 cursor.place = first
@@ -347,7 +352,8 @@ class _Body:
             value, formed = None, False
             for number, call, plain, values, ended, seconds, rarely in steps:
                 if number:
-                    marks[3] = start
+                    if timed:
+                        marks[3] = start
                     marks[2] = number
                     cursor.place = rarely.place
                     if formed:
@@ -361,7 +367,12 @@ class _Body:
                         formed = False
                         ended[index] = end = clock()
                         values[index] = value
-                    elif kind is dict and rarely.rows and _is_plain_row(value):
+                    elif (
+                        kind is dict
+                        and rarely.rows
+                        and are_plain(map(type, value.values()))
+                        and are_names(map(type, value))
+                    ):
                         formed = True
                         ended[index] = end = clock()
                         values[index] = value.copy()
@@ -382,7 +393,7 @@ class _Body:
                     start = clock()
                     break
                 start = end
-            if limited:
+            if timed:
                 self.ended = index + 1
 
     async def _run_async(self) -> None:
@@ -605,10 +616,6 @@ class _Clerk(threading.Thread):
                 flushed = time.monotonic()
             elif not body.announced or body.returned.runs:
                 body.sink(body.report())
-
-
-def _is_plain_row(value: dict[Any, Any]) -> bool:
-    return SCALARS.issuperset(map(type, value.values())) and _NAMES.issuperset(map(type, value))
 
 
 def _drain(values: list[Any]) -> tuple[Any, ...]:
