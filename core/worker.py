@@ -16,7 +16,8 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import length_hint
+from itertools import compress, repeat
+from operator import is_not, length_hint
 from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
@@ -512,9 +513,9 @@ class _Body:
     ) -> None:
         chosen: Any = slice(first, first + len(values))
         if object in set(map(type, values)):  # of items that failed, or whose value is not plain
-            there = [i for i, value in enumerate(values) if value is not _NOTHING]
-            values = [values[i] for i in there]
-            chosen = np.array(there, np.int64) + first
+            there = np.fromiter(map(is_not, values, repeat(_NOTHING)), np.bool_, len(values))
+            values = list(compress(values, there))
+            chosen = np.flatnonzero(there) + first
         if values:
             start, end = (np.frombuffer(each, np.int64)[chosen] for each in (begun, ended))
             encoder.add_plain(self.places[chosen], values, start + self.epoch, end + self.epoch)
