@@ -529,6 +529,8 @@ class _Body:
         if self.limit < len(self.positions):
             return
         self.limit = min(self.started + 1, len(self.positions))
+        # Items may have started before they saw it; after it no more than one can.
+        self.limit = max(self.limit, min(self.started + 1, len(self.positions)))
         self.returned = Positions.of(self.positions[self.limit :])
 
     def flush(self) -> None:
