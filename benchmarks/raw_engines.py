@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,11 @@ def chunk(function: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
     return out
 
 
+def packed_chunk(function: Callable[[Any], Any], data: bytes) -> list[Any]:
+    """`chunk` of a pickle: Dask looks into every list that it is given, at 50 microseconds an item."""
+    return chunk(function, pickle.loads(data))
+
+
 def _good(results: Iterator[Any]) -> int:
     return sum(not isinstance(result, BaseException) for result in results)
 
@@ -73,7 +79,9 @@ def with_dask(client: Any) -> tuple[Mapped, Chunked]:
         return len(client.gather(futures, errors="skip"))
 
     def chunked(function: Callable[[Any], Any], parts: Iterator[Sequence[Any]]) -> int:
-        futures = [client.submit(chunk, function, part, pure=False) for part in parts]
+        futures = [
+            client.submit(packed_chunk, function, pickle.dumps(part), pure=False) for part in parts
+        ]
         return _good(result for part in client.gather(futures) for result in part)
 
     return one_by_one, chunked
