@@ -54,7 +54,7 @@ def measure(executor: str, kind: str, n: int, rounds: int, raw_n: int) -> None:
         mapped.wait()
         return mapped.counts(), context.flow_run_id
 
-    wide(1_000)
+    _, run = wide(1_000)
     me = psutil.Process()
     idle = me.memory_info().rss
     walls: list[float] = []
