@@ -4,16 +4,20 @@
 
 Run as a process of its own, so that no pool of headrace's holds the cores. Two ways each: one call
 per item, as the engine's own documentation maps a function; and chunks cut by hand, the same
-function in a loop, with failures as values, no state, storage or history. Prints one JSON object.
+function in a loop, with failures as values, no state, storage or history. ``--sizes`` cuts the
+chunks as given: headrace's own batches with no tracking at all. Prints one JSON object.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -28,6 +32,8 @@ os.environ.setdefault(
 
 Mapped = Callable[[Callable[[Any], Any], Sequence[Any]], int]
 """Runs a function over values, each by itself; gives how many succeeded."""
+Chunked = Callable[[Callable[[Any], Any], Iterator[Sequence[Any]]], int]
+"""Runs a function over values in chunks; gives how many succeeded."""
 
 
 def chunk(function: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
@@ -41,25 +47,30 @@ def chunk(function: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
     return out
 
 
+def packed_chunk(function: Callable[[Any], Any], data: bytes) -> list[Any]:
+    """`chunk` of a pickle: Dask looks into every list that it is given, at 50 microseconds an item."""
+    return chunk(function, pickle.loads(data))
+
+
 def _good(results: Iterator[Any]) -> int:
     return sum(not isinstance(result, BaseException) for result in results)
 
 
-def with_executor(pool: Any) -> tuple[Mapped, Mapped]:
+def with_executor(pool: Any) -> tuple[Mapped, Chunked]:
     def one_by_one(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
         done = 0
         for future in [pool.submit(function, value) for value in values]:
             done += future.exception() is None
         return done
 
-    def chunked(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
-        futures = [pool.submit(chunk, function, part) for part in _cut(values)]
+    def chunked(function: Callable[[Any], Any], parts: Iterator[Sequence[Any]]) -> int:
+        futures = [pool.submit(chunk, function, part) for part in parts]
         return _good(result for future in futures for result in future.result())
 
     return one_by_one, chunked
 
 
-def with_dask(client: Any) -> tuple[Mapped, Mapped]:
+def with_dask(client: Any) -> tuple[Mapped, Chunked]:
     from distributed import wait
 
     def one_by_one(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
@@ -67,14 +78,16 @@ def with_dask(client: Any) -> tuple[Mapped, Mapped]:
         wait(futures)
         return len(client.gather(futures, errors="skip"))
 
-    def chunked(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
-        futures = [client.submit(chunk, function, part, pure=False) for part in _cut(values)]
+    def chunked(function: Callable[[Any], Any], parts: Iterator[Sequence[Any]]) -> int:
+        futures = [
+            client.submit(packed_chunk, function, pickle.dumps(part), pure=False) for part in parts
+        ]
         return _good(result for part in client.gather(futures) for result in part)
 
     return one_by_one, chunked
 
 
-def with_ray(ray: Any) -> tuple[Mapped, Mapped]:
+def with_ray(ray: Any) -> tuple[Mapped, Chunked]:
     def one_by_one(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
         remote = ray.remote(max_retries=0)(function)
         done = 0
@@ -86,27 +99,54 @@ def with_ray(ray: Any) -> tuple[Mapped, Mapped]:
                 pass
         return done
 
-    def chunked(function: Callable[[Any], Any], values: Sequence[Any]) -> int:
+    def chunked(function: Callable[[Any], Any], parts: Iterator[Sequence[Any]]) -> int:
         remote = ray.remote(max_retries=0)(chunk)
-        references = [remote.remote(function, part) for part in _cut(values)]
+        references = [remote.remote(function, part) for part in parts]
         return _good(result for part in ray.get(references) for result in part)
 
     return one_by_one, chunked
 
 
+ENGINES = ("inline", "threads", "processes", "dask", "ray")
 CHUNK = 5_000
 
 
-def _cut(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), CHUNK):
-        yield values[start : start + CHUNK]
+def _cut(values: Sequence[Any], sizes: Sequence[int]) -> Iterator[Sequence[Any]]:
+    start = 0
+    for size in sizes or [CHUNK] * -(-len(values) // CHUNK):
+        yield values[start : start + size]
+        start += size
 
 
-def measure(engine: str, kind: str, n: int, chunked_n: int, workers: int) -> dict[str, float]:
-    """Items a second, one by one over ``n`` and in chunks over ``chunked_n`` of them; pools warm."""
+class InTurn:
+    """An executor without threads: what a plain loop takes."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # noqa: BLE001 - as executors do
+            future.set_exception(error)
+        return future
+
+    def shutdown(self) -> None:
+        pass
+
+
+def measure(given: argparse.Namespace, sizes: Sequence[int]) -> dict[str, float]:
+    """Items a second, one by one over ``n`` and in chunks over ``chunked_n``; pools warm.
+
+    ``chunked_core`` is the time on cores of the chunks, in microseconds per item.
+    """
+    import psutil
+
+    engine, kind, workers, rounds = given.engine, given.kind, given.workers, given.rounds
     function = TASKS[kind]
-    if engine == "threads":
-        pool: Any = ThreadPoolExecutor(workers)
+    if engine == "inline":
+        pool: Any = InTurn()
+        ways, close = with_executor(pool), pool.shutdown
+    elif engine == "threads":
+        pool = ThreadPoolExecutor(workers)
         ways, close = with_executor(pool), pool.shutdown
     elif engine == "processes":
         pool = ProcessPoolExecutor(workers, get_context("spawn"))
@@ -124,26 +164,45 @@ def measure(engine: str, kind: str, n: int, chunked_n: int, workers: int) -> dic
         )
         ways, close = with_ray(ray), ray.shutdown
     rates: dict[str, float] = {}
+    me = psutil.Process()
+    walls: list[float] = []
+    cores: list[float] = []
     try:
-        for name, way, amount in (("one_by_one", ways[0], n), ("chunked", ways[1], chunked_n)):
-            way(function, items(kind, 100 * workers))
-            values = items(kind, amount)
-            start = time.perf_counter()
-            done = way(function, values)
-            rates[name] = amount / (time.perf_counter() - start)
-            if done != amount - amount // 100:
-                raise RuntimeError(f"{engine}, {name}: {done} of {amount} succeeded")
+        one_by_one, chunked = ways
+        one_by_one(function, items(kind, 100 * workers))
+        values = items(kind, given.n)
+        start = time.perf_counter()
+        _check(engine, one_by_one(function, values), given.n)
+        rates["one_by_one"] = given.n / (time.perf_counter() - start)
+        values = items(kind, given.chunked_n)
+        for _ in range(rounds):
+            before, start = report.core_seconds(me), time.perf_counter()
+            done = chunked(function, _cut(values, sizes))
+            walls.append(time.perf_counter() - start)
+            cores.append(report.core_seconds(me) - before)
+            _check(engine, done, given.chunked_n)
+        rates["chunked"] = given.chunked_n / report.median(walls)
+        rates["chunked_core"] = report.median(cores) / given.chunked_n * 1e6
     finally:
         close()
     return rates
 
 
+def _check(engine: str, done: int, n: int) -> None:
+    if done != n - n // 100:
+        raise RuntimeError(f"{engine}: {done} of {n} succeeded")
+
+
 if __name__ == "__main__":
     parser = report.parser(__doc__)
-    parser.add_argument("--engine", choices=["threads", "processes", "dask", "ray"], required=True)
+    parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--kind", choices=list(TASKS), default="int")
     parser.add_argument("--n", type=int, default=2_000)
     parser.add_argument("--chunked-n", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--sizes", action="store_true", help="sizes of chunks, JSON, on standard input"
+    )
     given = parser.parse_args()
-    print(json.dumps(measure(given.engine, given.kind, given.n, given.chunked_n, given.workers)))
+    print(json.dumps(measure(given, json.load(sys.stdin) if given.sizes else ())))

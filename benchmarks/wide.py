@@ -4,7 +4,8 @@
 
 Every item is tracked, stored and in history, and one in a hundred fails. The raw engines run in a
 process of their own: one call per item over fewer items (``--raw-n``: they are too slow for all of
-them, so what is compared is the rate), and chunks cut by hand over all.
+them, so what is compared is the rate), and chunks cut by hand over all, as large as the batches of
+headrace's last round were. ``tracking`` is the difference in time on cores to those.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Self
+from uuid import UUID
 
 import report
 from workload import TASKS, items
@@ -40,17 +42,19 @@ def main() -> None:
 def measure(executor: str, kind: str, n: int, rounds: int, raw_n: int) -> None:
     import psutil
 
-    from headrace import flow, task
+    from headrace import context, flow, task
 
     work = task(TASKS[kind], name=f"wide-{kind}", on_error="quarantine")
 
-    @flow(executor=executor)
-    def wide(count: int) -> dict[str, int]:
-        mapped = work.map(items(kind, count))
-        mapped.wait()
-        return mapped.counts()
+    values = items(kind, n)
 
-    wide(1_000)
+    @flow(executor=executor)
+    def wide(count: int) -> tuple[dict[str, int], str]:
+        mapped = work.map(values[:count])
+        mapped.wait()
+        return mapped.counts(), context.flow_run_id
+
+    _, run = wide(1_000)
     me = psutil.Process()
     idle = me.memory_info().rss
     walls: list[float] = []
@@ -59,7 +63,7 @@ def measure(executor: str, kind: str, n: int, rounds: int, raw_n: int) -> None:
     for _ in range(rounds):
         with Peak(me) as watch:
             before, start = report.core_seconds(me), time.perf_counter()
-            counts = wide(n)
+            counts, run = wide(n)
             walls.append(time.perf_counter() - start)
             cores.append(report.core_seconds(me) - before)
         peak = max(peak, watch.bytes)
@@ -71,25 +75,36 @@ def measure(executor: str, kind: str, n: int, rounds: int, raw_n: int) -> None:
     report.figure("wide", "rate", n / wall, "items/s", **facts)
     report.figure("wide", "core_time", report.median(cores) / n * 1e6, "us/item", **facts)
     report.figure("wide", "driver_memory", (peak - idle) / 1e6, "MB above idle", **facts)
-    if executor != "inline":
-        raw = raw_rates(executor, kind, raw_n, n)
-        for way, rate in raw.items():
-            report.figure(
-                "wide",
-                f"raw_{way}",
-                rate,
-                "items/s",
-                headrace_over_raw=round(n / wall / rate, 2),
-                raw_n=raw_n if way == "one_by_one" else n,
-                **facts,
-            )
+    raw = raw_rates(executor, kind, raw_n, n, batch_sizes(run))
+    untracked = raw.pop("chunked_core")
+    tracking = report.median(cores) / n * 1e6 - untracked
+    report.figure("wide", "tracking", tracking, "us/item", untracked=round(untracked, 2), **facts)
+    for way, rate in raw.items():
+        report.figure(
+            "wide",
+            f"raw_{way}",
+            rate,
+            "items/s",
+            headrace_over_raw=round(n / wall / rate, 2),
+            raw_n=raw_n if way == "one_by_one" else n,
+            **facts,
+        )
 
 
-def raw_rates(engine: str, kind: str, n: int, chunked_n: int) -> dict[str, float]:
+def batch_sizes(run: str) -> list[int]:
+    """Items of each batch of a run, as history has them."""
+    from headrace.core.runs import settled_history
+
+    return [batch.items for batch in settled_history().batches(UUID(run), limit=1_000_000)]
+
+
+def raw_rates(engine: str, kind: str, n: int, chunked_n: int, sizes: list[int]) -> dict[str, float]:
     script = Path(__file__).with_name("raw_engines.py")
-    sizes = ["--n", str(n), "--chunked-n", str(chunked_n)]
-    command = [sys.executable, str(script), "--engine", engine, "--kind", kind, *sizes]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    amounts = ["--n", str(n), "--chunked-n", str(chunked_n), "--rounds", "3", "--sizes"]
+    command = [sys.executable, str(script), "--engine", engine, "--kind", kind, *amounts]
+    done = subprocess.run(
+        command, check=True, input=json.dumps(sizes), stdout=subprocess.PIPE, text=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

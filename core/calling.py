@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from .annotations import Annotation, allow_failure, quote
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 AnyFuture = Future[Any] | MapFuture[Any]
 
-_SCANNED = (list, tuple, dict, set)
+_SCANNED: frozenset[type] = frozenset({list, tuple, dict, set})
+_TELLING = (Future, MapFuture, State, Annotation)
 
 
 def submit(
@@ -287,6 +289,9 @@ def _localize_annotation(value: Annotation[Any], engine: EngineAPI | None) -> An
 
 def _holds_foreign(value: Any, engine: EngineAPI | None) -> bool:
     parts = cast("dict[Any, Any]", value).values() if isinstance(value, dict) else value
+    kinds = set(map(type, parts))
+    if not _may_hold(kinds) or (kinds <= _SCANNED and not _may_hold(_kinds_inside(parts, kinds))):
+        return False
     for part in parts:
         if isinstance(part, (Future, MapFuture, State, Annotation)):
             future = _future_in(part)
@@ -295,6 +300,23 @@ def _holds_foreign(value: Any, engine: EngineAPI | None) -> bool:
         elif type(part) in _SCANNED and part and _holds_foreign(part, engine):
             return True
     return False
+
+
+def _may_hold(kinds: set[type]) -> bool:
+    """Whether values of these types may be futures or hold some: asked of types, as they are few."""
+    return any(kind in _SCANNED or issubclass(kind, _TELLING) for kind in kinds)
+
+
+def _kinds_inside(parts: Iterable[Any], kinds: set[type]) -> set[type]:
+    """Types of what containers hold: a column of rows is looked through at C's speed."""
+    inner = parts
+    if dict in kinds:
+        inner = map(dict.values, parts) if len(kinds) == 1 else map(_elements, parts)
+    return set(map(type, chain.from_iterable(inner)))
+
+
+def _elements(container: Any) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
 
 
 def _rebuilt(value: Any, engine: EngineAPI | None) -> Any:

@@ -55,23 +55,45 @@ class TaskRunContext:
         return f"{self.run_id}/{self.node_key}/{self.position}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CursorStage:
+    """What a cursor knows of one stage of its batch."""
+
+    spec: StageSpec
+    stage: Stage
+    setup: Any = None
+    """What the task's ``setup=`` made in this process."""
+
+
 @dataclass(slots=True, eq=False)
 class Cursor:
-    """The run context of one stage of a batch on a worker, moved from item to item.
+    """The run context of a batch on a worker, moved from item to item and from stage to stage.
 
     One object a batch, so that a million items do not cost a million of them; items that run at a
     time (``async``) get their own by `at`. User code sees it as `TaskRunContext`.
     """
 
     run_id: str
-    spec: StageSpec
-    stage: Stage
     store: RunStore
     logs: list[LogLine]
     """The batch's log lines that were not sent yet; the body empties it."""
-    setup: Any = None
-    """What the task's ``setup=`` made in this process."""
+    place: CursorStage
     position: int = 0
+
+    @property
+    def spec(self) -> StageSpec:
+        """The stage's task."""
+        return self.place.spec
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that runs."""
+        return self.place.stage
+
+    @property
+    def setup(self) -> Any:
+        """What the task's ``setup=`` made in this process."""
+        return self.place.setup
 
     @property
     def log_prints(self) -> bool:

@@ -270,6 +270,20 @@ class Failure:
     started: float
     ended: float
 
+    def __reduce__(self) -> Any:  # a frozen record with slots is pickled field by field, in Python
+        return Failure, (
+            self.node,
+            self.position,
+            self.attempt,
+            self.kind,
+            self.type_name,
+            self.message,
+            self.traceback,
+            self.exception,
+            self.started,
+            self.ended,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
@@ -382,9 +396,10 @@ class Mark(IntEnum):
     STAGE = 2
     """Index of the stage that runs."""
     SINCE_NS = 3
-    """`time.monotonic_ns` at which the running item's stage started."""
+    """`time.monotonic_ns` at which the running item's stage started; of batches with time limits."""
     STARTED = 4
-    """Items started so far."""
+    """Items started so far. Where they run one by one it is set in the end; until then ``RUNNING``
+    plus one tells it."""
 
 
 # ------------------------------------------------------------------------------------- executors
@@ -594,6 +609,15 @@ class Encoder(Protocol):
         ------
         UnstorableError
             The value is neither Arrow data nor picklable; names its type.
+        """
+        ...
+
+    def add_plain(self, positions: Any, values: list[Any], started_ns: Any, ended_ns: Any) -> None:
+        """Take many finished items at once, in any order.
+
+        All values are of exact type int, float, bool, str, bytes or ``None``, or dicts of such
+        values by names of exact type str, and belong to the encoder from now on; the others are
+        int64 arrays as long. The thread that flushes calls this.
         """
         ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
 import sys
 import time
 import zlib
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .calls import Call
 from .commands import ItemEvent
+from .hostname import hostname
 from .interfaces import (
     BatchRecord,
     End,
@@ -70,7 +70,7 @@ class Notes:
             "parent": str(info.parent) if info.parent else None,
             "created": self.begun_at.isoformat(),
             "python": platform.python_version(),
-            "host": socket.gethostname(),
+            "host": hostname(),
             "argv0": os.path.basename(sys.argv[0]) if sys.argv else "",
             "entrypoint": info.entrypoint,
         }
@@ -94,7 +94,7 @@ class Notes:
             started=self.begun_at,
             ended=ended,
             heartbeat=datetime.now(UTC),
-            host=socket.gethostname(),
+            host=hostname(),
             pid=os.getpid(),
         )
 

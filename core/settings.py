@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     """Attempts after a process died with an item, for tasks that say nothing."""
     inline_bytes: int = Field(default=64 << 10, ge=0)
     """Values up to this size ride along with their receipt."""
-    inline_part_bytes: int = Field(default=4 << 20, ge=0)
+    inline_part_bytes: int = Field(default=256 << 10, ge=0)
     """Partitions up to this size ride along with their receipt."""
     inline_run_bytes: int = Field(default=64 << 20, ge=0)
     """Bytes that a driver keeps in memory of one run's values."""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .context import Cursor
+from .context import Cursor, CursorStage
 from .identity import NOBODY, SIZE, item_ids
 from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
 from .packing import MapArgument, unpack, unpack_static
@@ -17,7 +17,8 @@ from .shipping import install
 
 _KEEP_SPECS = 256
 
-_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+"""Values of these exact types are never loaded, adapted, copied or read to their end."""
 
 
 class ArgumentError(Exception):
@@ -35,6 +36,7 @@ class LoadedStage:
     ) -> None:
         self.spec, self.stage, self.store, self.state = spec, stage, batch.store, state
         self.batch = batch
+        self.place = CursorStage(spec, stage, state)
         self.function = function
         self.annotations: dict[str, Any] = dict(spec.adapt)
         static = unpack_static(
@@ -42,12 +44,12 @@ class LoadedStage:
         )
         self.static = {name: self._form(name, value) for name, value in static.items()}
         self.spread = self._caller()
-        if batch.stages[0] is not stage:  # fed by the stage before: a value of any kind may come
-            self.spread = self._forming(self.spread)
+        self.form: Callable[..., Any] = self._forming(self.spread)
+        """``spread`` for values of any kind, which may have to be brought into the right form."""
 
     def _form(self, name: str, value: Any) -> Any:
         """The argument in the form that its annotation asks for."""
-        if type(value) in _SCALARS:
+        if type(value) in SCALARS:
             return value
         if type(value) is MapArgument:
             value = value.load(self.batch.upstream, self.store, self.annotations.get(name))
@@ -87,10 +89,10 @@ class LoadedStage:
             batch.store.load(column) if isinstance(column, RefColumn) else column for column in raw
         ]
         for name, column in zip(self.spec.mapped, columns, strict=True):
-            types = set(map(type, column)) - _SCALARS
+            types = set(map(type, column)) - SCALARS
             handles = MapArgument in types or any(hasattr(t, "__headrace_load__") for t in types)
             if name in self.annotations or handles:
-                self.spread = self._forming(self.spread)
+                self.spread = self.form
                 break
         ids = batch.ids
         if ids is None:
@@ -99,7 +101,7 @@ class LoadedStage:
 
     def _forming(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def formed(*args: Any) -> Any:
-            if _SCALARS.issuperset(map(type, args)):
+            if SCALARS.issuperset(map(type, args)):
                 return call(*args)
             try:
                 named = zip(self.spec.mapped, args, strict=True)
@@ -111,15 +113,8 @@ class LoadedStage:
         return formed
 
     def cursor(self, logs: list[LogLine]) -> Cursor:
-        """The run context of this stage's items, moved from item to item."""
-        return Cursor(
-            run_id=self.batch.run_id,
-            spec=self.spec,
-            stage=self.stage,
-            store=self.store,
-            logs=logs,
-            setup=self.state,
-        )
+        """The run context of a batch's items, set to this stage."""
+        return Cursor(self.batch.run_id, self.store, logs, self.place)
 
 
 def _is_linked(columns: list[Any]) -> bool:
@@ -135,7 +130,7 @@ def _ids_of(column: RefColumn, store: RunStore) -> bytes:
 
 def materialised(value: Any) -> Any:
     """A value that can be both committed and passed on: an iterator would be used up by the first."""
-    if type(value) in _SCALARS:
+    if type(value) in SCALARS:
         return value
     read_all = getattr(value, "read_all", None)
     if read_all is not None and type(value).__module__.startswith("pyarrow"):

@@ -12,14 +12,18 @@ import asyncio
 import signal
 import threading
 import time
+from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeAlias
+from itertools import compress, repeat
+from operator import is_not, length_hint
+from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
+import numpy as np
 
-from .context import TASK_RUN, Cursor
+from .context import TASK_RUN, Cursor, CursorStage
 from .errors import AlreadyExistsError, HeadraceError, NotFoundError, UnreachableStoreError
 from .identity import salted
 from .interfaces import (
@@ -37,18 +41,42 @@ from .interfaces import (
     Sink,
     WorkerInfo,
 )
+from .items import indices
 from .logs import logged_prints
 from .resident import ResidentMemory
 from .shipping import StaleCodeError
-from .stages import LoadedStage, load_stage, materialised
+from .stages import SCALARS, LoadedStage, load_stage, materialised
 from .tracebacks import Interner, failure_of
 
 _POLL_SECONDS = 0.05
 
-Todo: TypeAlias = "Iterator[tuple[int, tuple[int, tuple[Any, ...]]]]"
-"""(index, (position, mapped arguments)) of the items that have not started."""
-Step: TypeAlias = "tuple[int, Callable[..., Any], Cursor, Callable[[int, Any, int, int], None], float | None, bool]"
-"""Stage, function, context, what takes the value, time limit, and is there a stage behind it?"""
+_NOTHING = object()
+_NO_TYPES: frozenset[type] = frozenset()
+_NAMES = frozenset({str})
+
+Todo: TypeAlias = "Iterator[tuple[int, int, tuple[Any, ...]]]"
+"""(index, position, mapped arguments) of the items that have not started."""
+
+
+class _Rarely(NamedTuple):
+    """What the loop over items needs of a stage for some of them only."""
+
+    place: CursorStage
+    form: Callable[..., Any]
+    """The function, for arguments of any kind."""
+    keep: Callable[[int, Any, int, int], None]
+    """Takes values of any kind."""
+    rows: bool
+    """Dicts of plain values are put like plain values."""
+    inner: bool
+    """There is a stage behind it."""
+
+
+_Step: TypeAlias = (
+    "tuple[int, Callable[..., Any], frozenset[type], list[Any], array[int], float | None, _Rarely]"
+)
+"""A stage as the loop over items needs it, looked up once for all: its number, its function for plain arguments, the
+types whose values are put into the list after it, when calls ended, a time limit to see to, and the rest."""
 
 
 class Interrupted(BaseException):
@@ -156,6 +184,27 @@ def _refusal(batch: Batch, stage: int, error: BaseException, worker: WorkerInfo)
     return End(Outcome.REFUSED, str(error), running=(stage, -1), error=cloudpickle.dumps(error))
 
 
+class _Finished:
+    """One stage's plain values by the item's index in the batch, and when each of its calls ended."""
+
+    def __init__(self, size: int) -> None:
+        self.values: list[Any] = [_NOTHING] * size
+        self.ended = array("q", bytes(8 * size))
+        self.taken = 0
+
+    def take(self, started: int) -> tuple[int, list[Any]]:
+        """The first index and the values that have come in, with holes; the last may still run."""
+        first, stop = self.taken, min(started, len(self.values))
+        if stop and self.values[stop - 1] is _NOTHING:
+            stop -= 1
+        if stop <= first:
+            return first, []
+        self.taken = stop
+        values = self.values[first:stop]
+        self.values[first:stop] = [_NOTHING] * len(values)
+        return first, values
+
+
 class _Body:
     """The items of one batch execution. The calling thread runs them; the clerk reports."""
 
@@ -173,7 +222,8 @@ class _Body:
     ) -> None:
         self.batch, self.stages, self.columns = batch, stages, columns
         self.marks, self.worker, self.sink = marks, worker, sink
-        self.positions = list(batch.positions)
+        self.places = indices(batch.positions)
+        self.positions: list[int] = self.places.tolist()
         self.limit = len(self.positions)
         self.cancelled = False
         self.failures: list[Failure] = []
@@ -189,6 +239,12 @@ class _Body:
             self.encoders.append(
                 batch.store.encoder(stage.spec, batch, index, ids) if keeps else None
             )
+        self.epoch = time.time_ns() - time.monotonic_ns()
+        """What makes epoch times of the clock's."""
+        size = 0 if stages[0].spec.is_async else self.limit
+        self.begun = array("q", bytes(8 * size))
+        """On the clock; by the item's index, of items that run one by one."""
+        self.finished = [_Finished(size) for _ in stages]
         self.at_keyboard = not in_child and threading.current_thread() is threading.main_thread()
         self.alarm = in_child and any(s.timeout_seconds for s in batch.stages)
         self.announced = False
@@ -215,6 +271,7 @@ class _Body:
         except TimeLimit:  # too late: all items had ended
             pass
         finally:
+            self.marks[Mark.STARTED] = self.started
             self.marks[Mark.RUNNING] = -1
             clerk.stop()
         if self.cancelled or self.marks[Mark.CONTROL] == 2:
@@ -224,33 +281,42 @@ class _Body:
     def _run_sync(self) -> None:
         """Run item by item. A time limit may strike between two of them: then the loop goes on."""
         rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(self.positions))
-        todo = enumerate(zip(self.positions, rows, strict=True))
+        indexes = iter(range(len(self.positions)))
+        todo = zip(indexes, self.positions, rows, strict=True)
         steps = list(map(self._step, range(len(self.stages))))
-        before = TASK_RUN.set(None)
+        cursor = self.stages[0].cursor(self.logs)
+        before = TASK_RUN.set(cursor)
         try:
             with self._prints():
                 while True:
                     try:
-                        return self._run_items(todo, steps)
+                        return self._run_items(todo, steps, cursor)
                     except TimeLimit as error:
-                        started = self.marks[Mark.STARTED]
+                        started = len(self.positions) - length_hint(indexes)
                         if self.ended < started:
                             self.ended = started
                             self._fail(0, self.positions[started - 1], error, time.time_ns())
         finally:
             TASK_RUN.reset(before)
 
-    def _step(self, number: int) -> Step:
-        """What is done with an item in one stage, looked up once for all items."""
-        stage, encoder = self.stages[number], self.encoders[number]
-        seconds = self.batch.stages[number].timeout_seconds if self.alarm else None
-        keep = self._passing(number) if encoder is None else encoder.add
-        inner = number < len(self.stages) - 1
-        return number, stage.spread, stage.cursor(self.logs), keep, seconds, inner
+    @property
+    def started(self) -> int:
+        """Items started so far; where they run one by one, the one that runs tells it."""
+        return max(self.marks[Mark.STARTED], self.marks[Mark.RUNNING] + 1)
 
-    def _passing(self, number: int) -> Callable[[int, Any, int, int], None]:
+    def _step(self, number: int) -> _Step:
+        stage, encoder, finished = self.stages[number], self.encoders[number], self.finished[number]
         passed = self.passed[number]
-        return lambda position, _value, _started, _ended: passed.append(position)
+        seconds = self.batch.stages[number].timeout_seconds if self.alarm else None
+        rarely = _Rarely(
+            stage.place,
+            stage.form,
+            (lambda position, *_: passed.append(position)) if encoder is None else encoder.add,
+            encoder is not None,
+            number < len(self.stages) - 1,
+        )
+        plain = _NO_TYPES if encoder is None else SCALARS
+        return number, stage.spread, plain, finished.values, finished.ended, seconds, rarely
 
     @contextmanager
     def _prints(self) -> Generator[None]:
@@ -260,32 +326,66 @@ class _Body:
         else:
             yield
 
-    def _run_items(self, todo: Todo, steps: list[Step]) -> None:  # noqa: C901 - in one for speed
+    def _run_items(  # noqa: C901 - in one for speed
+        self, todo: Todo, steps: list[_Step], cursor: Cursor
+    ) -> None:
         """Every item through all stages; each line here is paid for by each item.
 
-        Of the marks ``SINCE_NS`` comes first: nobody must see an item begin when the last one did.
+        Of the marks ``SINCE_NS`` comes first: nobody must see an item begin when the last one did. It
+        is for time limits alone.
+        The end of one call is the start of the next. A plain value is put by the item's index, last
+        of all, so neither a thread nor a signal finds half of what is told of it.
         """
-        marks, enter, clock, alarm = self.marks, TASK_RUN.set, time.monotonic_ns, signal.setitimer
-        epoch, chain = time.time_ns() - clock(), len(steps) > 1
-        enter(steps[0][2])
-        for index, (position, args) in todo:
-            if index >= self.limit:
+        marks, begun, epoch = self.marks, self.begun, self.epoch
+        clock, alarm = time.monotonic_ns, signal.setitimer
+        are_plain, are_names = SCALARS.issuperset, _NAMES.issuperset
+        chain, first = len(steps) > 1, steps[0][6].place
+        timed = any(stage.timeout_seconds for stage in self.batch.stages)
+        start = clock()
+        for index, position, args in todo:
+            if marks[0] and (marks[0] == 2 or index >= self.limit):
                 return
-            marks[4] = index + 1
-            for number, call, cursor, keep, seconds, inner in steps:
-                marks[3] = start = clock()
-                if chain:
+            begun[index] = start
+            if timed:
+                marks[3] = start
+            if chain:
+                marks[2] = 0
+                cursor.place = first
+            marks[1] = index
+            cursor.position = position
+            value, formed = None, False
+            for number, call, plain, values, ended, seconds, rarely in steps:
+                if number:
+                    if timed:
+                        marks[3] = start
                     marks[2] = number
-                    enter(cursor)
-                marks[1] = index
-                cursor.position = position
+                    cursor.place = rarely.place
+                    if formed:
+                        call = rarely.form  # noqa: PLW2901 - for this item
                 try:
                     if seconds:
                         alarm(signal.ITIMER_REAL, seconds)
-                    value = call(*args)
-                    if inner:
-                        value = materialised(value)
-                    keep(position, value, epoch + start, epoch + clock())
+                    value = call(value) if number else call(*args)
+                    kind = type(value)
+                    if kind in plain:
+                        formed = False
+                        ended[index] = end = clock()
+                        values[index] = value
+                    elif (
+                        kind is dict
+                        and rarely.rows
+                        and are_plain(map(type, value.values()))
+                        and are_names(map(type, value))
+                    ):
+                        formed = True
+                        ended[index] = end = clock()
+                        values[index] = value.copy()
+                    else:
+                        formed = True
+                        if rarely.inner:
+                            value = materialised(value)
+                        rarely.keep(position, value, epoch + start, epoch + clock())
+                        ended[index] = end = clock()
                     if seconds:
                         alarm(signal.ITIMER_REAL, 0)
                 except CancelRequest:
@@ -294,12 +394,11 @@ class _Body:
                     if seconds:
                         alarm(signal.ITIMER_REAL, 0)
                     self._fail(number, position, error, epoch + start)
+                    start = clock()
                     break
-                if inner:
-                    args = (value,)  # noqa: PLW2901 - the next stage's
-            self.ended = index + 1
-            if marks[0] == 2:
-                return
+                start = end
+            if timed:
+                self.ended = index + 1
 
     async def _run_async(self) -> None:
         cursors = [stage.cursor(self.logs) for stage in self.stages]
@@ -342,7 +441,7 @@ class _Body:
             cursor = cursors[number].at(position)
             try:
                 with cursor.entered():
-                    awaitable = stage.spread(*args)
+                    awaitable = (stage.form if number else stage.spread)(*args)
                     value = await (asyncio.wait_for(awaitable, limit) if limit else awaitable)
                     if number < last:
                         value = materialised(value)
@@ -400,7 +499,29 @@ class _Body:
     # -------------------------------------------------------------------------------- reporting
 
     def pending_bytes(self) -> int:
+        self._hand_over()
         return sum(encoder.pending_bytes for encoder in self.encoders if encoder is not None)
+
+    def _hand_over(self) -> None:
+        """Give the encoders the plain values that have come in; called by the thread that flushes."""
+        before = self.begun
+        for encoder, finished in zip(self.encoders, self.finished, strict=True):
+            first, values = finished.take(self.started)
+            if values and encoder is not None:
+                self._add(encoder, first, values, before, finished.ended)
+            before = finished.ended
+
+    def _add(
+        self, encoder: Encoder, first: int, values: list[Any], begun: array[int], ended: array[int]
+    ) -> None:
+        chosen: Any = slice(first, first + len(values))
+        if object in set(map(type, values)):  # of items that failed, or whose value is not plain
+            there = np.fromiter(map(is_not, values, repeat(_NOTHING)), np.bool_, len(values))
+            values = list(compress(values, there))
+            chosen = np.flatnonzero(there) + first
+        if values:
+            start, end = (np.frombuffer(each, np.int64)[chosen] for each in (begun, ended))
+            encoder.add_plain(self.places[chosen], values, start + self.epoch, end + self.epoch)
 
     def recall(self) -> None:
         """Called by the clerk: start no further item; what will not start is handed back.
@@ -410,11 +531,14 @@ class _Body:
         """
         if self.limit < len(self.positions):
             return
-        self.limit = min(self.marks[Mark.STARTED] + 1, len(self.positions))
+        self.limit = min(self.started + 1, len(self.positions))
+        # Items may have started before they saw it; after it no more than one can.
+        self.limit = max(self.limit, min(self.started + 1, len(self.positions)))
         self.returned = Positions.of(self.positions[self.limit :])
 
     def flush(self) -> None:
         """Commit what is pending; what was committed before something raised is told all the same."""
+        self._hand_over()
         for encoder in self.encoders:
             if encoder is not None:
                 self.receipts.extend(encoder.flush())
@@ -458,7 +582,7 @@ class _Body:
             logs,
             returned,
             tuple((node, Positions.of(sorted(done))) for node, done in passed if done),
-            self.marks[Mark.STARTED],
+            self.started,
             *(self.memory.told() if end and self.memory is not None else (0, 0)),
             end,
         )
@@ -470,9 +594,7 @@ class _Body:
 
     def unfinished(self, outcome: Outcome) -> tuple[int, ...]:
         """Positions that had started when a kill came; the driver knows which of them ended."""
-        return (
-            tuple(self.positions[: self.marks[Mark.STARTED]]) if outcome is Outcome.KILLED else ()
-        )
+        return tuple(self.positions[: self.started]) if outcome is Outcome.KILLED else ()
 
 
 class _Clerk(threading.Thread):

@@ -17,7 +17,6 @@ import os
 import pickle
 import queue
 import signal
-import socket
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeAlias, cast
 
+from ..core.hostname import hostname
 from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
 from . import marks as marks_memory
 from . import pandas_later
@@ -54,9 +54,7 @@ class Child:
         self.leaving = False
         self.told = -1
         self.main = threading.get_ident()
-        self.info = WorkerInfo(
-            f"{socket.gethostname()}-{os.getpid()}", socket.gethostname(), os.getpid()
-        )
+        self.info = WorkerInfo(f"{hostname()}-{os.getpid()}", hostname(), os.getpid())
         self.loads: Callable[[bytes], Any] = pickle.loads
         self.ready = threading.Event()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -18,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from ..core.errors import ExecutorError, HeadraceError
+from ..core.hostname import hostname
 from ..core.interfaces import Batch, Control, End, Mark, Outcome, Report, Sink, WorkerInfo
 from . import autopsy, wire
 from . import marks as marks_memory
@@ -41,7 +41,7 @@ class ThreadSlot:
         self._ident = 0
         self._closed = False
         self._body_name = body or wire.BODY
-        self._node = node or socket.gethostname()
+        self._node = node or hostname()
 
     def run(self, batch: Batch, sink: Sink, asked: Asked = nothing) -> None:
         """Run a batch in this thread, to its end. Never raises."""
@@ -61,8 +61,8 @@ class ThreadSlot:
         if request := Control.KILL if closed else asked():
             self.control(request, batch.grace_seconds)
         info = WorkerInfo(
-            f"{socket.gethostname()}-{os.getpid()}-{self._ident:x}",
-            socket.gethostname(),
+            f"{hostname()}-{os.getpid()}-{self._ident:x}",
+            hostname(),
             os.getpid(),
             self._node,
         )

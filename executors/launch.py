@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..core.hostname import hostname
 from ..core.interfaces import Mark
 from . import marks as marks_memory
 from .wire import Hello, Setup, Unpacker, misfit, pack, versions
@@ -56,7 +56,7 @@ def here(node: str = "") -> Setup:
         path=tuple(sys.path),
         cwd=os.getcwd(),
         python_path=os.environ.get("PYTHONPATH"),
-        node=node or socket.gethostname(),
+        node=node or hostname(),
     )
 
 

@@ -314,7 +314,7 @@ class _Run:
     def _died(self, process: Process) -> End:
         item = running(process.marks)
         code = process.exit_code()
-        started = max(self.started, process.marks[Mark.STARTED])
+        started = max(self.started, process.marks[Mark.STARTED], item.item + 1 if item else 0)
         self.started = started
         suspects = autopsy.suspects(self.batch, started, self.done)
         where = self._where(item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,9 @@ Flat: TypeAlias = list[Any]
 """Pending items, flat: position, start and end in epoch nanoseconds, then what was frozen of the
 value, one element (or one per column of a row), and so on for the next item. One `list.extend` adds
 an item, so neither a thread nor a signal finds half of one, and no object is kept per item."""
+
+Columns: TypeAlias = "tuple[Any, Any, Any, list[list[Any]]]"
+"""Positions, starts, ends (int64 arrays, epoch nanoseconds) and columns of values."""
 
 VALUE = "value"
 """Name of the data column where items are not tables."""
@@ -53,31 +57,40 @@ class Draft:
         return int(self.spooled.bytes if self.spooled is not None else self.table.nbytes)
 
 
-def _split(flat: Flat, width: int = 1) -> tuple[Any, Any, Any, list[list[Any]]]:
-    """Positions, starts, ends (int64 arrays) and columns of values, in position order."""
+def split(flat: Flat, width: int = 1) -> Columns:
+    """Pending items as columns, in position order."""
     stride = 3 + width
-    where = np.array(flat[0::stride], np.int64)
-    started, ended = (
-        np.array(flat[1::stride], np.int64),
-        np.array(flat[2::stride], np.int64),
-    )
-    columns = [flat[3 + i :: stride] for i in range(width)]
-    if len(where) > 1 and bool((np.diff(where) < 0).any()):
-        order = np.argsort(where, kind="stable")
-        columns = [[column[i] for i in order.tolist()] for column in columns]
-        where, started, ended = where[order], started[order], ended[order]
-    return where, started, ended, columns
+    where, started, ended = (np.array(flat[i::stride], np.int64) for i in range(3))
+    return _ordered((where, started, ended, [flat[3 + i :: stride] for i in range(width)]))
+
+
+def joined(pieces: Sequence[Columns]) -> Columns:
+    """Columns one after another, in position order."""
+    if len(pieces) == 1:
+        return _ordered(pieces[0])
+    wheres, starts, ends, columns = zip(*pieces, strict=True)
+    values = [list(chain.from_iterable(parts)) for parts in zip(*columns, strict=True)]
+    return _ordered((np.concatenate(wheres), np.concatenate(starts), np.concatenate(ends), values))
+
+
+def _ordered(items: Columns) -> Columns:
+    where, started, ended, columns = items
+    if len(where) < 2 or not bool((np.diff(where) < 0).any()):
+        return items
+    order = np.argsort(where, kind="stable")
+    picked = [[column[i] for i in order.tolist()] for column in columns]
+    return where[order], started[order], ended[order], picked
 
 
 # ------------------------------------------------------------------------------------- scalars
 
 
-def scalar_drafts(pending: Flat) -> Iterator[Draft]:
+def scalar_drafts(items: Columns) -> Iterator[Draft]:
     """Ints, floats, bools, texts, bytes and Nones: one partition per exact type.
 
     What Arrow's type does not hold (a huge int, a lone surrogate) goes into one of pickled values.
     """
-    where, started, ended, (values,) = _split(pending)
+    where, started, ended, (values,) = items
     codes = list(dict.fromkeys(map(type, values)))
     if len(codes) == 1:
         yield from _one_type(codes[0], where, started, ended, values)
@@ -125,7 +138,7 @@ def _value_table(form: Form, array: Any) -> Any:
 
 def value_drafts(form: Form, pending: Flat) -> Iterator[Draft]:
     """Values sketched in one form, in partitions that an Arrow column can hold."""
-    where, started, ended, (values,) = _split(pending)
+    where, started, ended, (values,) = split(pending)
     sizes = [v.nbytes if isinstance(v, pa.Array) else 8 * len(v) for v in values]
     for a, b in _bounded(sizes):
         times = where[a:b], started[a:b], ended[a:b]
@@ -169,15 +182,16 @@ class Shape:
     flat: bool
     """Rows of scalars alone: they need no look at each value."""
     pending: Flat = field(default_factory=list[Any])
+    columns: list[Columns] = field(default_factory=list["Columns"])
 
 
 def row_drafts(
-    shapes: Iterable[tuple[Keys, tuple[Form, ...], Flat]],
+    shapes: Iterable[tuple[Keys, tuple[Form, ...], Columns]],
 ) -> Iterator[Draft]:
     """Items that are one dict each: shapes whose columns merge share a partition."""
     groups: list[RowGroup] = []
-    for keys, forms, pending in shapes:
-        group = RowGroup(keys, forms, *_split(pending, len(keys)))
+    for keys, forms, items in shapes:
+        group = RowGroup(keys, forms, *items[:3], list(items[3]))
         groups.extend(_looked_at(group))
     for bundle in bundles_of(groups):
         frozen, order = bundle.freeze()
@@ -253,12 +267,12 @@ def _row_draft(kind: str, frozen: FrozenRows, items: ItemTable, firsts: Sequence
 
 
 def _grouped(pending: Flat, key_of: Callable[[int, Any], Any]) -> Iterator[Any]:
-    """The items by a key of their value: `_split` of each group."""
+    """The items by a key of their value: `split` of each group."""
     groups: dict[Any, Flat] = {}
     for i in range(0, len(pending), 4):
         groups.setdefault(key_of(i, pending[i + 3]), []).extend(pending[i : i + 4])
     for flat in groups.values():
-        where, started, ended, (values,) = _split(flat)
+        where, started, ended, (values,) = split(flat)
         yield where, started, ended, values
 
 

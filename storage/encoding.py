@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -14,12 +16,15 @@ from ..core.interfaces import Part, Receipt
 from . import streams
 from .conforming import conform
 from .drafts import (
+    Columns,
     Draft,
     Flat,
     Shape,
+    joined,
     row_drafts,
     rows_drafts,
     scalar_drafts,
+    split,
     table_drafts,
     value_drafts,
     with_ids,
@@ -84,6 +89,7 @@ class ArrowEncoder:
         self._outbox: list[Draft] = []
         self._receipts: list[Receipt] = []
         self._scalars: Flat = []
+        self._plain: list[Columns] = []
         self._shapes: dict[Any, Shape] = {}
         self._last = Shape((), (), (), (), 64, flat=False)
         self._rows: dict[Any, Flat] = {}
@@ -127,6 +133,38 @@ class ArrowEncoder:
         else:
             self._add_other(position, value, started_ns, ended_ns)
 
+    def add_plain(self, positions: Any, values: list[Any], started_ns: Any, ended_ns: Any) -> None:
+        """See `core.interfaces.Encoder.add_plain`."""
+        types = set(map(type, values))
+        if dict not in types:
+            self._added += 12 * len(values) + _text_bytes(types, values)
+            self._plain.append((positions, started_ns, ended_ns, [values]))
+            return
+        if not (len(types) == 1 and self._add_rows(positions, values, started_ns, ended_ns)):
+            times = started_ns.tolist(), ended_ns.tolist()
+            for item in zip(positions.tolist(), values, *times, strict=True):
+                self.add(*item)
+
+    def _add_rows(self, positions: Any, rows: list[Any], started: Any, ended: Any) -> bool:
+        """Take dicts with the same keys in the same order and the same types; False: they are not."""
+        (keys, *others) = set(map(tuple, rows))
+        if others or not keys:
+            return False
+        flat = list(chain.from_iterable(map(dict.values, rows)))
+        columns = [flat[i :: len(keys)] for i in range(len(keys))]
+        types = [set(map(type, column)) for column in columns]
+        if any(len(kinds) > 1 for kinds in types):
+            return False
+        each = tuple(kinds.pop() for kinds in types)
+        shape = self._shape(keys, (*map(type, keys), *each), rows[0])
+        if not shape.flat:
+            return False
+        self._added += shape.bytes * len(rows)
+        for i in shape.texts:
+            self._added += sum(map(len, columns[i]))
+        shape.columns.append((positions, started, ended, columns))
+        return True
+
     def _shape(self, keys: Any, types: tuple[type, ...], value: dict[Any, Any]) -> Shape:
         """Decide once per key order and types whether such dicts take the fast path."""
         found = self._shapes.get((keys, types))
@@ -136,7 +174,7 @@ class ArrowEncoder:
             forms = tuple(SCALARS[cls] for cls in own) if flat else ()
             texts = tuple(i for i, cls in enumerate(own) if cls in _TEXTS)
             found = Shape(keys, types, forms, texts, 64 + 16 * len(keys), flat)
-            self._shapes[keys, types] = found
+            found = self._shapes.setdefault((keys, types), found)
         return found
 
     def _add_dict(self, position: int, value: dict[Any, Any], start: int, end: int) -> None:
@@ -225,16 +263,9 @@ class ArrowEncoder:
     def _drain(self) -> None:
         """Make drafts of what is pending. What does not become one stays pending."""
         self._drained = self._added
-        self._move([self._scalars], lambda chunks: scalar_drafts(chunks[0]))
-        groups = [(s.keys, s.forms, s.pending) for s in list(self._shapes.values())]
-        groups += [(keys, forms, rows) for (keys, forms), rows in list(self._rows.items())]
-        groups = [group for group in groups if group[2]]
-        self._move(
-            [group[2] for group in groups],
-            lambda chunks: row_drafts(
-                (keys, forms, chunk) for (keys, forms, _), chunk in zip(groups, chunks, strict=True)
-            ),
-        )
+        self._move([self._scalars], lambda chunks: scalar_drafts(split(chunks[0])))
+        self._move([self._plain], lambda chunks: scalar_drafts(joined(chunks[0])))
+        self._drain_rows()
         for form, pending in list(self._values.items()):
             self._move([pending], lambda chunks, form=form: value_drafts(form, chunks[0]))
         self._move([self._lists], lambda chunks: rows_drafts(chunks[0]))
@@ -242,6 +273,23 @@ class ArrowEncoder:
         self._move(
             [self._spooled],
             lambda chunks: iter([spooled.draft for spooled in chunks[0][3::4]]),
+        )
+
+    def _drain_rows(self) -> None:
+        shapes = list(self._shapes.values())
+        flat = [(s.keys, s.forms, s.pending) for s in shapes]
+        flat += [(keys, forms, rows) for (keys, forms), rows in list(self._rows.items())]
+        groups: list[tuple[Any, Any, list[Any], Callable[[list[Any]], Columns]]] = [
+            (keys, forms, source, partial(split, width=len(keys))) for keys, forms, source in flat
+        ]
+        groups += [(s.keys, s.forms, s.columns, joined) for s in shapes]
+        groups = [group for group in groups if group[2]]
+        self._move(
+            [source for _, _, source, _ in groups],
+            lambda chunks: row_drafts(
+                (keys, forms, columns_of(chunk))
+                for (keys, forms, _, columns_of), chunk in zip(groups, chunks, strict=True)
+            ),
         )
 
     def _move(
@@ -310,6 +358,12 @@ def header_of(common: Header, draft: Draft) -> Header:
         firsts=draft.firsts,
         lineage=common.lineage,
     )
+
+
+def _text_bytes(types: set[type], values: list[Any]) -> int:
+    if _TEXTS.isdisjoint(types):
+        return 0
+    return sum([len(value) for value in values if type(value) in _TEXTS])
 
 
 def _size(payload: Any) -> int:

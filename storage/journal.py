@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from ..core.errors import (
     StorageError,
     TakenOverError,
 )
+from ..core.hostname import hostname
 from .objects import Objects
 
 _logger = logging.getLogger("headrace.storage")
@@ -85,7 +85,7 @@ class SegmentJournal:
             "segment": number,
             "writer": self._writer,
             "takeover": takeover,
-            "host": socket.gethostname(),
+            "host": hostname(),
             "pid": os.getpid(),
             "time": self._clock(),
         }

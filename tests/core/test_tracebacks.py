@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import traceback
 from typing import Any
 
 import pytest
@@ -128,6 +129,40 @@ def test_a_changed_line_is_told_as_it_is() -> None:
     )
     assert "raise ValueError(1)" in one.traceback and "raise ValueError(2)" in two.traceback
     assert one.traceback == again.traceback
+
+
+class Named(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        ValueError(),
+        ValueError("two\nlines"),
+        KeyError("key"),
+        OSError(2, "gone", "file"),
+        UnicodeDecodeError("ascii", b"x", 0, 1, "no"),
+        SyntaxError("wrong", ("f.py", 1, 2, "a b", 1, 3)),
+        NameError("name 'lenn' is not defined", name="lenn"),
+        Named("own"),
+        ZeroDivisionError(1, 2),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("note", ["", "a note"])
+def test_the_last_lines_are_pythons_own(error: BaseException, note: str) -> None:
+    error = pickle.loads(pickle.dumps(error)) if not isinstance(error, NameError) else error
+    if note and not hasattr(error, "__notes__"):
+        error.add_note(note)
+    failure = failure_of(STAGE, 0, error, 0)
+    assert failure.traceback == "".join(traceback.format_exception_only(error))
+
+
+def test_a_failure_pickles_whole() -> None:
+    failure = failure_of(STAGE, 3, caught(raising(ValueError("x"))), 7)
+    assert pickle.loads(pickle.dumps(failure)) == failure
 
 
 def test_equal_failures_share_their_texts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import pickle
 import threading
 import time
@@ -84,6 +85,51 @@ def test_a_value_is_taken_when_the_item_ends(bench: Bench) -> None:
     values = bench.values()
     assert values[0] == [[0], {"n": 0}, {"v": [0]}]
     assert values[2] == [[0, 1, 2], {"n": 2}, {"v": [0, 1, 2]}]
+
+
+def test_a_row_is_taken_when_the_item_ends(bench: Bench) -> None:
+    """Also where it holds plain values only, and whatever the next stage does to it."""
+    row: dict[str, Any] = {}
+
+    def fn(x: int) -> dict[str, Any]:
+        row["n"] = x
+        return row
+
+    def spoil(x: dict[str, Any]) -> int:
+        return x.pop("n")
+
+    bench.run(bench.batch([bench.spec_of(fn), bench.spec_of(spoil)], range(3)))
+    assert bench.values(0) == {x: {"n": x} for x in range(3)}
+    assert bench.values(1) == {x: x for x in range(3)}
+
+
+def test_each_stage_of_a_chain_knows_where_it_is(bench: Bench) -> None:
+    def where(x: Any) -> str:
+        return f"{x}{context.node_key}[{context.position}]"
+
+    bench.run(bench.batch([bench.spec_of(where) for _ in range(3)], ["", "+"]))
+    assert bench.values(2) == {0: "n0[0]n1[0]n2[0]", 1: "+n0[1]n1[1]n2[1]"}
+
+
+def test_times_of_items_follow_each_other(bench: Bench) -> None:
+    def fn(x: Any) -> Any:
+        time.sleep(0.002)
+        return x if isinstance(x, int) and x % 2 else [x]
+
+    before = time.time()
+    bench.run(bench.batch([bench.spec_of(fn), bench.spec_of(fn)], range(0, 12, 3)))
+    spans: list[tuple[float, float]] = []
+    receipts = [receipt for report in bench.reports for receipt in report.receipts]
+    for position in range(4):
+        for node in (0, 1):
+            for receipt in receipts:
+                if receipt.node == node and position in set(receipt.positions):
+                    facts = bench.store.item(receipt, position)
+                    spans.append((facts["started"], facts["ended"]))
+    flat = [moment for span in spans for moment in span]
+    assert all(a <= b + 1e-5 for a, b in itertools.pairwise(flat))
+    assert before - 1 < flat[0] and flat[-1] < time.time() + 1
+    assert all(ended - started > 0.001 for started, ended in spans)
 
 
 def test_a_generator_is_consumed_as_part_of_its_item(bench: Bench) -> None:

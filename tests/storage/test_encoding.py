@@ -143,6 +143,51 @@ def test_what_could_not_be_put_stays_pending(
     assert local_run.load_all(Manifest(0, "k", receipts, 5)) == values
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [3, 1, -(2**63), 2**70, True],
+        ["a", "", "\ud800", b"\0", None, 1.5, float("inf")],
+        [{"a": 1, "b": "x"}, {"a": 2, "b": "y" * 100}],
+        [{"a": 1}, {"a": 2**70}, {"a": 3}],
+        [{"a": 1}, {"a": 2}, {"a": 1.5}, {"a": 2}],
+        [{"a": 1}, {"a": 2}, {"a": 2}, {"a": 1.5}],
+        [{"a": 1}, {"a": None}, {"b": 1, "a": 2}, {"a": 1, "b": 2}, {}],
+        [{"\ud800": 1}, {"a": "\ud800"}],
+        [1, {"a": 1}, "x"],
+    ],
+    ids=repr,
+)
+def test_a_column_is_stored_as_its_items_are(local_run: ArrowRunStore, values: list[Any]):
+    count = len(values)
+    apart, together = encoder(local_run, node=1), encoder(local_run, node=2)
+    for i, value in enumerate(values):
+        apart.add(10 - i, value, 10**9 * i, 10**9 * (i + 2))
+    second = 10**9 * np.arange(count, dtype=np.int64)
+    where = 10 - np.arange(count, dtype=np.int64)
+    cut = count // 2
+    for part in (slice(0, cut), slice(cut, count)):
+        chosen = [dict(v) if isinstance(v, dict) else v for v in values[part]]
+        together.add_plain(where[part], chosen, second[part], second[part] + 2 * 10**9)
+    assert together.pending_bytes >= 12 * count
+    ours, theirs = together.flush(), apart.flush()
+    assert together.pending_bytes == 0
+    lost = Positions.span(0, 11 - count)
+
+    def stored(receipts: Any, node: int) -> tuple[list[Any], list[Any]]:
+        facts = [local_run.item(r, p) | {"at": p} for r in receipts for p in r.positions]
+        loaded = local_run.load_all(Manifest(node, "k", receipts, 11, lost))
+        return sorted(facts, key=lambda each: each["at"]), loaded
+
+    (our_facts, our_values), (their_facts, their_values) = stored(ours, 2), stored(theirs, 1)
+    assert our_facts == their_facts
+    assert (
+        list(map(repr, our_values)) == list(map(repr, their_values)) == [*map(repr, values[::-1])]
+    )
+    kinds = [sorted(receipt.part.kind for receipt in each) for each in (ours, theirs)]
+    assert kinds[0] == kinds[1]
+
+
 def test_pending_bytes_follow_what_is_added(local_run: ArrowRunStore):
     one = encoder(local_run)
     assert one.pending_bytes == 0
