@@ -262,6 +262,20 @@ def test_a_value_that_nobody_needs_any_more_is_not_made_again(seed: int) -> None
     assert all(state == ("Completed", ["COMPLETED"] * 60) for state in run.states())
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_map_that_stopped_early_has_not_used_what_came_after(seed: int) -> None:
+    """It does not even have those items: the map before it had not got so far."""
+    fast = NodeOptions(on_error="fail_fast")
+    specs = [
+        NodeSpec(17, options=NodeOptions(drop=True)),
+        NodeSpec(link=0, waits=((0, 0, False),), scripts=(Script("error", 1),), options=fast),
+        NodeSpec(link=0, waits=((0, 0, False),)),
+        NodeSpec(),
+    ]
+    run = Simulation(specs, seed, slots=1).run()
+    assert run.states()[0] == ("Completed", ["COMPLETED"] * 17)
+
+
 @pytest.mark.parametrize("persist", [True, False])
 def test_a_chain_shares_its_batches(persist: bool) -> None:
     options = NodeOptions(persist=persist)
