@@ -15,6 +15,8 @@ import report
 from slots import EXECUTORS, with_slots
 from workload import compute
 
+WORK: dict[str, Callable[[float], None]] = {"sleeping": time.sleep, "computing": compute}
+
 
 def main() -> None:
     parser = report.parser(__doc__)
@@ -23,13 +25,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.01)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", nargs="*", default=list(WORK), choices=list(WORK))
     arguments = parser.parse_args()
     report.own_home()
     report.machine("dask", "ray")
     ideal = arguments.n * arguments.seconds / arguments.slots
     for executor in arguments.executor:
-        for name, work in (("sleeping", time.sleep), ("computing", compute)):
-            taken = walls(executor, work, arguments)
+        for name in arguments.work:
+            taken = walls(executor, WORK[name], arguments)
             report.figure(
                 "small_tasks",
                 f"share_of_ideal_{name}",

@@ -51,6 +51,7 @@ class TaskOptions:
     """Items of one batch that an async task runs at a time."""
     fuse: bool = True
     backups: bool = False
+    """An item that takes much longer than others may run twice; the first commit wins."""
     task_run_name: str | Callable[..., str] | None = None
     cache_policy: Any = None
     cache_key_fn: Callable[..., str | None] | None = None

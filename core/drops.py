@@ -99,8 +99,13 @@ class Drops(Lanes):
     def _used(self, node: Node, where: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Which items of a node will not take their input again.
 
-        One whose value was not kept may have to: until what takes it is through.
+        A map that was stopped early does not have all items of the one that feeds it. One whose value was not kept may have to: until what takes it is through.
         """
+        if len(where) and where[-1] >= node.items.size:
+            here = where < node.items.size
+            used = np.zeros(len(where), dtype=bool)
+            used[here] = self._used(node, where[here])
+            return used
         states = node.items.gather(where)
         used = (states >= ItemState.COMPLETED) & (states <= ItemState.CRASHED)
         passed = (states == ItemState.COMPLETED) & (node.items.numbers(where) == NOT_KEPT)

@@ -335,6 +335,7 @@ class Engine:
             persist=options.persist_result,
             drop=self.info.intermediates == "drop",
             fuse=options.fuse,
+            backups=options.backups,
             tags=options.tags,
             pool="caller" if call.caller else "main",
             delay=delay_of(options, _jitter),
@@ -750,7 +751,8 @@ class Engine:
             self.pools[name].submit(prepared, self._report)
         except Exception as error:  # noqa: BLE001 - whatever an engine raises: nothing was handed over
             return self.machine.refuse(flight, error, now)
-        self.hooks.running(flight.nodes, flight.chunk.positions)
+        if flight.backup_of is None:
+            self.hooks.running(flight.nodes, flight.chunk.positions)
         if self.pools[name].capabilities.caller_runs:
             with self.changes:
                 self.sequence += 1

@@ -8,17 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from .columns import Chunk
-from .commands import Ask, Feed, Submit
+from .commands import Feed, Submit
 from .endings import Endings
 from .errors import HeadraceError, ResourceError
-from .interfaces import Control, Positions, Report
+from .interfaces import Positions, Report
 from .items import ItemState, indices, runs_of
 from .nodes import Flight, Node
 
 _NOTHING = 1e-6
 """Parts of the memory below it are rounding errors."""
-RECALL_AFTER = 0.25
-"""A batch that has run so long may be split when a slot is idle."""
 
 
 class HandOut(Endings):
@@ -60,17 +58,22 @@ class HandOut(Endings):
 
     def _room(self, node: Node) -> bool:
         pool = node.options.pool
+        if not self._tags_allow(node):
+            return False
+        if node.window is not None and self._out_of(node) >= node.window:
+            return False
+        if self._must_wait(node) or not self._fits_memory(node):
+            return False
+        return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + self.prefetch(pool))
+
+    def _tags_allow(self, node: Node) -> bool:
         for tag in node.options.tags:
             limit = self.tag_limits.get(tag)
             if limit is not None:
                 width = node.options.concurrency if node.options.is_async else 1
                 if self.tagged.get(tag, 0) + 1 > max(1, limit // max(1, min(width, limit))):
                     return False
-        if node.window is not None and self._out_of(node) >= node.window:
-            return False
-        if self._must_wait(node) or not self._fits_memory(node):
-            return False
-        return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + self.prefetch(pool))
+        return True
 
     def _must_wait(self, node: Node) -> bool:
         """What died of memory is tried again alone: first all others end, then it, then all go on."""
@@ -131,21 +134,27 @@ class HandOut(Endings):
         chain = self._chain(node)
         chunk, attempts = self._alike(chain, ready)
         nodes = chain[: len(attempts)]
-        pool = node.options.pool
         flight = Flight(next(self.numbers), nodes, attempts, chunk, now)
         flight.committed = [
             each is nodes[-1] or (each.options.persist and not self.passes(each)) for each in nodes
         ]
         for each in nodes:
-            each.flights += 1
             if each.state == "Pending":
                 each.state = "Running"
             each.items.move(chunk.positions, ItemState.RUNNING)
-            self.changed.add(each)
+        self.take_off(flight)
+
+    def take_off(self, flight: Flight) -> None:
+        """A batch is under way."""
+        node = flight.nodes[0]
         self.flights[flight.id] = flight
         flight.share = node.share
+        node.handed += len(flight.chunk)
+        for each in flight.nodes:
+            each.flights += 1
+            self.changed.add(each)
+        pool = node.options.pool
         self.shared[pool] = self.shared.get(pool, 0.0) + flight.share
-        node.handed += len(chunk)
         self.in_flight[pool] = self.in_flight.get(pool, 0) + 1
         for tag in node.options.tags & self.tag_limits.keys():
             self.tagged[tag] = self.tagged.get(tag, 0) + 1
@@ -230,6 +239,7 @@ class HandOut(Endings):
             a.fuse
             and b.fuse
             and not a.streams
+            and not (a.backups or b.backups)  # a copy is of one item of one task
             and a.resources == b.resources
             and a.isolation == b.isolation
             and a.is_async == b.is_async
@@ -261,26 +271,3 @@ class HandOut(Endings):
             return
         node.feeding = True
         self.out.append(Feed(node, max(1, want - waiting), max(room, 1)))
-
-    def split_slow(self, now: float) -> None:
-        """A slot is idle and nothing is queued: what a slow batch has not started goes elsewhere."""
-        if self.lanes or not self.recalls:
-            return
-        by_pool: dict[str, list[Flight]] = {}
-        for flight in self.flights.values():
-            by_pool.setdefault(flight.nodes[0].options.pool, []).append(flight)
-        for flights in by_pool.values():
-            if len(flights) >= self._slots_of(flights[0].nodes[0]):
-                continue
-            slow = [
-                flight
-                for flight in flights
-                if not flight.recalled
-                and flight.began is not None
-                and now - flight.began > RECALL_AFTER
-                and len(flight.chunk) > max(flight.started, 1)
-            ]
-            if slow:
-                worst = max(slow, key=lambda f: len(f.chunk) - f.started)
-                worst.recalled = True
-                self.out.append(Ask(worst, Control.RECALL))

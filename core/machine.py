@@ -11,9 +11,9 @@ The story of an item::
                  `------> Pending                           (its worker was lost: no charge)
     anything not final -> Cancelled | Skipped
 
-The floors, each of which knows only those below it: `core.lanes` (tables and queues), `core.drops` (which values go),
-`core.endings` (how items and nodes end), `core.handout` (what goes out), `core.returns` (what comes
-back), and here the events.
+The floors, each of which knows only those below it: `core.lanes` (tables and queues), `core.drops`
+(which values go), `core.endings` (how items and nodes end), `core.handout` (what goes out),
+`core.stragglers` (what is late), `core.returns` (what comes back), and here the events.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ class Machine(Returns):
                 self.receipt(receipt)
             return self._done(now)
         if flight.began is None:
-            flight.began = now
+            flight.began = flight.progress = now
+        if report.receipts or report.failures or report.started > flight.started:
+            flight.progress = now
         flight.worker = report.worker or flight.worker
         flight.started = max(flight.started, report.started)
         if flight.started or report.receipts or report.failures:
@@ -174,6 +176,8 @@ class Machine(Returns):
         self.close(flight)
         for stage, later in enumerate(flight.nodes[1:], start=1):
             later.items.move(flight.running(stage), ItemState.PENDING)
+        bad = {position: cause for position, cause in bad.items() if flight.holds(position)}
+        waits = {position: what for position, what in waits.items() if flight.holds(position)}
         for position, cause in bad.items():
             self.finish(node, Positions.span(position, position + 1), ItemState.SKIPPED, cause)
         alike: dict[tuple[tuple[int, int | None], ...], list[int]] = {}
@@ -210,7 +214,7 @@ class Machine(Returns):
                 node.items.move(ready, ItemState.PENDING)
                 self.queue(node, chunk.only(ready), first=True)
         self.release([node for node in self.holding if node.hold_until <= now])
-        self.split_slow(now)
+        self.hurry(now)
         return self._done(now)
 
     def next_time(self) -> float | None:

@@ -14,7 +14,7 @@ from .columns import Chunk
 from .footprint import Footprint
 from .interfaces import Failure, Isolation, Positions, Resources, WorkerInfo
 from .items import ItemState, ItemTable, Tally, indices, runs_of
-from .sizing import Sizer
+from .sizing import Lengths, Sizer
 
 KEPT_FAILURES = 10_000
 """Failures of a node that are kept whole in memory; history has all of them."""
@@ -42,6 +42,8 @@ class NodeOptions:
     drop: bool = False
     """Its values go when all that was called with it has used them."""
     fuse: bool = True
+    backups: bool = False
+    """Items that are late may run twice."""
     tags: frozenset[str] = frozenset()
     pool: str = "main"
     """``"caller"``: runs in the thread that called."""
@@ -99,6 +101,7 @@ class Node:
     stillborn: int = 0
     """Children in a row that died before an item of this node began."""
     sizer: Sizer = field(default_factory=Sizer)
+    lengths: Lengths = field(default_factory=Lengths)
     footprint: Footprint = field(default_factory=Footprint)
     share: float = 0.0
     """Part of the pool's memory that one of its batches takes; 0: all slots together have enough."""
@@ -173,6 +176,8 @@ class Flight:
     chunk: Chunk
     handed: float
     began: float | None = None
+    progress: float = 0.0
+    """When it last told of an item that began or ended."""
     worker: WorkerInfo | None = None
     started: int = 0
     told: bool = False
@@ -185,6 +190,10 @@ class Flight:
     """Per stage: are its values committed, and not only passed on?"""
     gone: set[int] = field(default_factory=set[int])
     """Positions that are to run again elsewhere: what they do next is no matter of this flight."""
+    copies: set[int] = field(default_factory=set[int])
+    """Those of them that still run here, too, beside a backup."""
+    backup_of: int | None = None
+    """The flight whose items it runs a second time."""
 
     def stage_of(self, number: int) -> int | None:
         """Index of the stage of a node, or None."""

@@ -171,7 +171,7 @@ class Notes:
             started=_utc(flight.began),
             ended=datetime.now(UTC),
             outcome=end.outcome.value,
-            cause=end.cause,
+            cause=end.cause or _twice(flight),
             peak_memory=peak,
         )
 
@@ -245,6 +245,10 @@ def _short(value: Any) -> str:
     except Exception as broken:  # noqa: BLE001 - a user's __repr__ may raise anything
         return f"<{type(value).__name__}, whose repr raised {type(broken).__name__}>"
     return text if len(text) <= _INPUT_WIDTH else text[:_INPUT_WIDTH] + "..."
+
+
+def _twice(flight: Flight) -> str:
+    return "" if flight.backup_of is None else f"a backup of batch {flight.backup_of}"
 
 
 def _utc(moment: float | None) -> datetime | None:

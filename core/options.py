@@ -76,6 +76,7 @@ class TaskKeywords(TypedDict, total=False):
     fuse: bool
     """Run an item's chained map in the same batch where possible."""
     backups: bool
+    """Near the end, run an item that takes much longer than others a second time; the first wins."""
     on_running: Hooks | None
     on_completion: Hooks | None
     on_failure: Hooks | None

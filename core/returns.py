@@ -11,10 +11,10 @@ from typing import TypeAlias
 from .columns import Chunk, Column
 from .commands import BatchEnded, Committed, ItemEvent
 from .errors import ExecutorError, HeadraceError, RunError
-from .handout import HandOut
 from .interfaces import End, Failure, FailureKind, Outcome, Positions, Receipt, RefColumn
 from .items import BAD, GOOD, ItemState, common, split, without
 from .nodes import KEPT_FAILURES, Flight, Node
+from .stragglers import Stragglers
 
 STILLBORN = 5
 """Children that may die in a row before an item of a node began; then the node is given up."""
@@ -25,7 +25,7 @@ Verdict: TypeAlias = Callable[[Failure], bool]
 """May this failure be tried again, as far as the user's own rules go?"""
 
 
-class Returns(HandOut):
+class Returns(Stragglers):
     """Takes in what batches tell."""
 
     # --------------------------------------------------------------------------------- values
@@ -40,6 +40,7 @@ class Returns(HandOut):
             return
         node.bytes += receipt.part.bytes
         node.busy_seconds += receipt.busy_seconds
+        node.lengths.add(len(receipt.positions), receipt.busy_seconds)
         self.out.append(Committed(node, receipt, fresh))
         self.touch(node)
         above = node.link
@@ -110,12 +111,15 @@ class Returns(HandOut):
         """An attempt of an item did not complete."""
         stage = flight.stage_of(failure.node)
         position = failure.position
+        flight.copies.discard(position)
         if stage is None or not flight.holds(position):
             return
         node = flight.nodes[stage]
+        here = Positions.span(position, position + 1)
         if node.items.state(position) is not ItemState.RUNNING:
             return
-        here = Positions.span(position, position + 1)
+        if not self.give_up(flight, here).runs:
+            return
         if self._may_again(flight, stage, failure, may_retry):
             node.spent.add(here)
             delay = max(0.0, node.options.delay(node.spent.at(position)))
@@ -242,6 +246,7 @@ class Returns(HandOut):
     def returned(self, flight: Flight, positions: Positions) -> None:
         """Items were handed back on recall: they did not start."""
         flight.returned += len(positions)
+        flight.copies.difference_update(positions)
         mine = common(flight.running(0), positions)
         if mine.runs:
             self._back(flight, 0, mine, counted=False)
@@ -399,19 +404,6 @@ class Returns(HandOut):
             return None
         ready = [(s, p) for s, p in open_ if not s or flight.nodes[s - 1].items.good(p)]
         return ready[0] if ready else open_[0]
-
-    def close(self, flight: Flight) -> None:
-        """A batch is under way no more."""
-        del self.flights[flight.id]
-        first = flight.nodes[0]
-        first.handed -= len(flight.chunk)
-        self.in_flight[first.options.pool] -= 1
-        self.shared[first.options.pool] -= flight.share
-        for tag in first.options.tags & self.tag_limits.keys():
-            self.tagged[tag] -= 1
-        for node in flight.nodes:
-            node.flights -= 1
-            self.touch(node)
 
 
 def kept_column(node: Node, positions: Positions, *, inline_limit: int = 1 << 20) -> RefColumn:

@@ -1,13 +1,16 @@
 """How many items the next batch of a node gets: measured work, bounded growth, guided tail.
 
 Guided self-scheduling (Polychronopoulos and Kuck, 1987): a batch is at most a share of what
-remains, so that batches shrink toward the end and no slot idles while another works long.
+remains, so that batches shrink toward the end and no slot idles while another works long. How large
+a share is safe depends on how well a batch's time is known (factoring; Hummel, Schonberg and Flynn,
+1992): a whole slot's share where the last batches took what was expected, down to half of it where
+they did not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
 
 AIM_SECONDS = 1.0
 """Work in one batch, once the task is measured."""
@@ -21,6 +24,33 @@ GROWTH = 32
 """A batch is at most so many times larger than the largest one that has ended."""
 DECAY = 0.7
 """Weight of what was measured before, at each new measurement."""
+_BIN = 1.25
+CAUTION = 5.0
+"""A batch that took 20 % longer or shorter than expected halves the share of the next ones."""
+
+
+class Lengths:
+    """How long a node's items take: a histogram of seconds, each bin a quarter longer than the last.
+
+    A receipt tells the sum of its items' times; each of them counts with the mean.
+    """
+
+    def __init__(self) -> None:
+        self.bins: dict[int, int] = {}
+
+    def add(self, items: int, seconds: float) -> None:
+        """So many items took so many seconds together."""
+        bin_ = ceil(log(max(seconds / items, 1e-6), _BIN))
+        self.bins[bin_] = self.bins.get(bin_, 0) + items
+
+    def most(self, share: float = 0.95) -> float | None:
+        """Seconds within which this share of the items ended, or None before the first one."""
+        left = share * sum(self.bins.values())
+        for bin_, items in sorted(self.bins.items()):
+            left -= items
+            if left <= 0:
+                return _BIN**bin_
+        return None
 
 
 @dataclass(slots=True)
@@ -34,13 +64,19 @@ class Sizer:
     items: float = 0.0
     largest: int = 0
     item_bytes: float = 0.0
+    surprise: float = 1.0
+    """How far the last batches were from what was expected of them, as a logarithm."""
 
     def measured(self, items: int, seconds: float) -> None:
         """A batch of ``items`` took ``seconds`` of wall time on its worker."""
         if items <= 0:
             return
         overlapping = min(self.concurrency, items)
-        self.seconds = self.seconds * DECAY + seconds * overlapping / self.concurrency
+        seconds = seconds * overlapping / self.concurrency
+        if self.per_item is not None and seconds > 0:
+            off = abs(log(seconds / items / self.per_item))
+            self.surprise = max(off, self.surprise * DECAY)
+        self.seconds = self.seconds * DECAY + seconds
         self.items = self.items * DECAY + items
         self.largest = max(self.largest, items)
 
@@ -74,7 +110,8 @@ class Sizer:
             size = max(1, int(aim / per_item))
             size = min(size, GROWTH * max(self.largest, 1))
             if remaining is not None:
-                share = ceil(remaining / (2 * max(slots, 1)))
+                caution = 1 + min(1.0, CAUTION * self.surprise)
+                share = ceil(remaining / (caution * max(slots, 1)))
                 least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
                 size = min(size, max(share, ceil(least / per_item)))
         if self.item_bytes:

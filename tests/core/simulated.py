@@ -102,6 +102,8 @@ class Faults:
     recall: float = 0.0
     repeat: float = 0.0
     """Reports that come twice."""
+    stopped: float = 0.0
+    """Batches whose worker does nothing for a while, as after SIGSTOP."""
 
 
 @dataclass(eq=False)
@@ -120,6 +122,8 @@ class Job:
     recalled: bool = False
     killed: bool = False
     announced: bool = False
+    stopped: float = 0.0
+    """Until when its worker does nothing."""
 
 
 class Simulation:
@@ -173,6 +177,7 @@ class Simulation:
         self.late_adds = late_adds
         self.steps = 0
         self.peak_running: Counter[str] = Counter()
+        self.backups = 0
 
     def room(self, _pool: str, need: Resources) -> int:
         """Slots for a need, as a pool would count them."""
@@ -211,14 +216,18 @@ class Simulation:
         if len(self.nodes) < len(self.specs):
             moves += [self.add] * (1 if self.late_adds else 10_000)
         moves += [lambda f=f: self.feed(f) for f in self.feeds]
-        moves += [lambda j=j: self.step(j) for j in list(self.jobs.values())[: self.slots]]
+        moves += [
+            lambda j=j: self.step(j)
+            for j in list(self.jobs.values())[: self.slots]
+            if j.stopped <= self.now
+        ]
         if self.late:
             moves.append(self.adopt_late)
         if not moves or self.rng.random() < 0.1:
             due = self.machine.next_time()
             if due is not None:
                 moves.append(lambda: self.pass_time(max(due, self.now)))
-            elif self.machine.flights:
+            elif self.machine.flights or self.jobs:
                 moves.append(lambda: self.pass_time(self.now + 1.0))
         if not moves:
             return False
@@ -304,6 +313,7 @@ class Simulation:
 
     def submit(self, flight: Flight) -> None:
         self.submitted += 1
+        self.backups += flight.backup_of is not None
         if flight.id not in self.machine.flights:
             return
         positions = list(flight.chunk.positions)
@@ -381,6 +391,9 @@ class Simulation:
     def step(self, job: Job) -> None:
         """Let a worker do a little: run some items, then perhaps flush, or meet a fault."""
         faults, rng = self.faults, self.rng
+        if rng.random() < faults.stopped:
+            job.stopped = self.now + rng.choice((1.0, 5.0, 25.0))
+            return None
         if job.killed:
             return self.end_badly(job, Outcome.KILLED)
         if job.recalled and job.limit == len(job.flight.chunk):

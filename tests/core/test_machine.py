@@ -28,7 +28,7 @@ SCRIPTS = st.builds(
 
 
 @st.composite
-def graphs(draw: st.DrawFn, *, fail_fast: bool = False) -> list[NodeSpec]:
+def graphs(draw: st.DrawFn, *, fail_fast: bool = False, backups: bool = False) -> list[NodeSpec]:
     """Up to seven nodes: single, mapped, linked in chains, waiting for items and whole maps."""
     specs: list[NodeSpec] = []
     for number in range(draw(st.integers(1, 7))):
@@ -56,6 +56,7 @@ def graphs(draw: st.DrawFn, *, fail_fast: bool = False) -> list[NodeSpec]:
             tags=frozenset(draw(st.sampled_from(((), (), ("x",), ("x", "y"))))),
             delay=draw(st.sampled_from((lambda _n: 0.0, lambda n: 0.5 * n))),
             fuse=True,
+            backups=backups and draw(st.booleans()),
         )
         specs.append(
             NodeSpec(
@@ -142,6 +143,7 @@ FAULTS = st.builds(
     unmarked=st.sampled_from((0.0, 0.5, 1.0)),
     recall=st.sampled_from((0.0, 0.3)),
     repeat=st.sampled_from((0.0, 0.3)),
+    stopped=st.sampled_from((0.0, 0.1, 0.5)),
 )
 
 
@@ -165,6 +167,49 @@ def test_user_failures_count_the_same_under_faults(
         assert state == want[node][0]
 
 
+@settings(SETTINGS, max_examples=150)
+@given(graphs(backups=True), SEEDS, FAULTS, st.integers(2, 4))
+def test_backups_change_no_state(
+    specs: list[NodeSpec], seed: int, faults: Faults, slots: int
+) -> None:
+    """An item that runs twice ends as it would alone: with its value, or when both have failed."""
+    faults = dataclasses.replace(faults, died=0.0, stopped=0.5)
+    steady = [
+        dataclasses.replace(
+            s,
+            scripts=tuple(
+                Script("error" if x.what == "kill" else x.what, 99 if x.times else 0)
+                for x in s.scripts
+            ),
+        )
+        for s in persisted(specs)
+    ]
+    run = Simulation(steady, seed, slots=slots, faults=faults).run()
+    assert run.states() == expected(steady)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_what_one_copy_fails_the_other_may_complete(seed: int) -> None:
+    """Each item fails once: where it ran twice, that is the failure of one copy only."""
+    specs = [
+        NodeSpec(40, scripts=(Script(), Script("error", 1)), options=NodeOptions(backups=True))
+    ]
+    run = Simulation(specs, seed, slots=3, faults=Faults(stopped=0.5)).run()
+    (_state, items), failed = run.states()[0], {e.position for e in run.events}
+    assert [p for p, item in enumerate(items) if item == "FAILED"] == sorted(failed)
+    assert all(run.runs[0, p] > 1 for p in range(1, 40, 2) if p not in failed)
+
+
+def test_late_items_run_twice_where_the_task_says_so() -> None:
+    def backups(allowed: bool) -> int:
+        specs = [NodeSpec(40, options=NodeOptions(backups=allowed))]
+        faults = Faults(stopped=0.3)
+        return sum(Simulation(specs, seed, faults=faults).run().backups for seed in range(20))
+
+    assert backups(True)
+    assert not backups(False)
+
+
 CANCELS = st.lists(
     st.tuples(
         st.integers(1, 60),
@@ -176,7 +221,7 @@ CANCELS = st.lists(
 
 
 @settings(SETTINGS, max_examples=250)
-@given(graphs(fail_fast=True), SEEDS, FAULTS, CANCELS, st.integers(1, 4))
+@given(graphs(fail_fast=True, backups=True), SEEDS, FAULTS, CANCELS, st.integers(1, 4))
 def test_everything_ends_whatever_happens(
     specs: list[NodeSpec],
     seed: int,
@@ -215,6 +260,20 @@ def test_a_value_that_nobody_needs_any_more_is_not_made_again(seed: int) -> None
     faults = Faults(lost=0.3, mute=1.0)
     run = Simulation(specs, seed, faults=faults, late_adds=False).run()
     assert all(state == ("Completed", ["COMPLETED"] * 60) for state in run.states())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_map_that_stopped_early_has_not_used_what_came_after(seed: int) -> None:
+    """It does not even have those items: the map before it had not got so far."""
+    fast = NodeOptions(on_error="fail_fast")
+    specs = [
+        NodeSpec(17, options=NodeOptions(drop=True)),
+        NodeSpec(link=0, waits=((0, 0, False),), scripts=(Script("error", 1),), options=fast),
+        NodeSpec(link=0, waits=((0, 0, False),)),
+        NodeSpec(),
+    ]
+    run = Simulation(specs, seed, slots=1).run()
+    assert run.states()[0] == ("Completed", ["COMPLETED"] * 17)
 
 
 @pytest.mark.parametrize("persist", [True, False])

@@ -1,0 +1,56 @@
+"""One of two children is stopped by SIGSTOP while it runs items: what becomes of the map."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace import ProcessesExecutor, flow, task
+from headrace.core import pools
+
+ITEMS = 20
+
+
+def stopped(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+
+
+@pytest.mark.parametrize("backups", [True, False])
+def test_a_stopped_child_loses_nothing_and_backups_do_not_wait_for_it(
+    tmp_path: Path, backups: bool
+) -> None:
+    """With backups the map ends while the child is still stopped; without, when it goes on."""
+    mark = tmp_path / "pid"
+    executor = ProcessesExecutor(max_workers=2)
+
+    @task(backups=backups)
+    def work(value: int) -> int:
+        time.sleep(0.02)
+        if value == ITEMS // 2 and not mark.exists():
+            mark.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return value
+
+    @flow(executor=executor, storage=str(tmp_path))
+    def stalled() -> list[int]:
+        values = work.map(range(ITEMS))
+        if not backups:
+            while not mark.exists() or len(values) < ITEMS:
+                time.sleep(0.01)
+            values.wait(0.5)
+            assert not values.done()
+            os.kill(int(mark.read_text()), signal.SIGCONT)
+        values.wait()
+        if backups:
+            assert stopped(int(mark.read_text()))
+        return values.result()
+
+    with pools.opened(executor):
+        assert stalled() == list(range(ITEMS))
+        if not backups:
+            assert psutil.pid_exists(int(mark.read_text())), "nobody killed it"
