@@ -164,14 +164,14 @@ class Simulation:
         self.tell("tick", self.machine.blocked)
         ticked = 0.0
         while self.plan:
-            when, _, version, job = heapq.heappop(self.plan)
-            if version != job.version:
-                continue
-            while ticked + TICK_SECONDS < max(when, self.ready):
+            if ticked + TICK_SECONDS < max(self.plan[0][0], self.ready):
                 self.now = ticked = max(ticked + TICK_SECONDS, self.ready)
                 self.tell("tick", self.machine.tick)
-            self.now = when
-            self.step(job)
+                continue
+            when, _, version, job = heapq.heappop(self.plan)
+            if version == job.version:
+                self.now = when
+                self.step(job)
         counts = self.node.items.named_counts()
         failed = self.total // FAILING
         if not self.node.ended or counts != {"Completed": self.total - failed, "Failed": failed}:
