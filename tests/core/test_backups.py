@@ -28,10 +28,11 @@ LATE = 60.0
 class Late:
     """A map of two items on two slots: item 0 took a tenth of a second, item 1 runs twice."""
 
-    def __init__(self, **options: int) -> None:
+    def __init__(self, *, retries: int = 0, infra_retries: int = 2) -> None:
         self.out: list[Command] = []
         self.machine = Machine(lambda _pool, _need: 2)
-        self.node = Node(0, "n", "t", NodeOptions(backups=True, **options), False)
+        options = NodeOptions(retries=retries, infra_retries=infra_retries, backups=True)
+        self.node = Node(0, "n", "t", options, False)
         self.take(self.machine.add(self.node, None, 0.0))
         self.take(self.machine.blocked(0.0))
         feed = next(c for c in self.out if isinstance(c, Feed))
