@@ -7,6 +7,7 @@ from the settings or from whoever resumes.
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 HEADER = "header.json"
 LAUNCH = "launch.pickle"
+_EXECUTOR = "its executor"
 _SECRET_OPTIONS = ("storage", "result_storage", "storage_options")
 """Options of a flow that do not travel: they may hold credentials."""
 
@@ -45,31 +47,44 @@ def write_header(store: RunStore, info: RunInfo, notes: Notes) -> None:
 def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:
     """The launch record, and what could not be put into it: why, by name."""
     lacking: dict[str, str] = {}
-    parameters: dict[str, bytes] = {}
-    for name, value in info.parameters.items():
-        if "Secret" in type(value).__name__:
-            lacking[name] = "is a secret"
-            continue
+
+    def pickled(name: str, value: Any) -> bytes | None:
+        file = io.BytesIO()
         try:
-            parameters[name] = cloudpickle.dumps(value)
-        except Exception as error:  # noqa: BLE001 - what a user's class raises
+            _Pickler(file).dump(value)
+        except _SecretError:
+            lacking[name] = "holds a secret"
+        except Exception as error:  # noqa: BLE001 - what a user's class or closure raises
             lacking[name] = f"cannot be pickled ({type(error).__name__}: {error})"
-    parts: dict[str, bytes | None] = {"flow": None, "executor": None}
-    try:
-        parts["flow"] = _flow(info.flow)
-        parts["executor"] = cloudpickle.dumps(info.executor)
-    except Exception as error:  # noqa: BLE001 - what a user's closure raises
-        lacking["the flow"] = f"cannot be pickled ({type(error).__name__}: {error})"
-    return pickle.dumps(parts | {"parameters": parameters}), lacking
-
-
-def _flow(flow: Flow[..., Any] | None) -> bytes | None:
-    if flow is None:
+        else:
+            return file.getvalue()
         return None
-    if flow.entrypoint is not None:
-        return cloudpickle.dumps(flow)  # by reference
+
+    parts = {
+        "flow": pickled("the flow", _portable(info.flow)),
+        "executor": pickled(_EXECUTOR, info.executor),
+        "parameters": {name: pickled(name, value) for name, value in info.parameters.items()},
+    }
+    return pickle.dumps(parts), lacking
+
+
+class _SecretError(Exception):
+    """What was to be written holds a secret, at whatever depth."""
+
+
+class _Pickler(cloudpickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if "Secret" in type(obj).__name__:
+            raise _SecretError
+        return super().reducer_override(obj)
+
+
+def _portable(flow: Flow[..., Any] | None) -> Any:
+    """A flow by reference where it can be imported, else its function and what may travel of it."""
+    if flow is None or flow.entrypoint is not None:
+        return flow
     plain = {name: value for name, value in flow.given.items() if name not in _SECRET_OPTIONS}
-    return cloudpickle.dumps((flow.undecorated(), plain))
+    return flow.undecorated(), plain
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,8 @@ class Launch:
     header: Mapping[str, Any]
     flow: Flow[..., Any]
     parameters: Mapping[str, Any]
-    executor: Executor
+    executor: Executor | None
+    """None: it could not be pickled, and the flow's own is taken."""
 
 
 def read_header(store: RunStore) -> Mapping[str, Any]:
@@ -120,17 +136,19 @@ def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> 
             "call the flow with resume= instead"
         )
     parts = pickle.loads(store.read(LAUNCH))
-    lacking = [f"{name} {why}" for name, why in header["lacking"].items() if name not in given]
-    if parts["flow"] is None or lacking:
+    known = {*given, _EXECUTOR}
+    lacking = [f"{name} {why}" for name, why in header["lacking"].items() if name not in known]
+    found: Any = None if parts["flow"] is None else _loaded(header, parts["flow"])
+    if found is None or lacking:
         what = "; ".join(lacking) or "it was no flow's run but a single task's"
         raise RunError(
             f"run {header['name']} cannot be resumed from {store.url} alone: {what}. Pass it in "
             "parameters=, or call the flow itself with resume="
         )
-    found: Any = _loaded(header, parts["flow"])
     flow = found if isinstance(found, Flow) else Flow(*found)
-    recorded = {name: pickle.loads(value) for name, value in parts["parameters"].items()}
-    return Launch(header, flow, {**recorded, **given}, pickle.loads(parts["executor"]))
+    recorded = {n: pickle.loads(data) for n, data in parts["parameters"].items() if n not in given}
+    executor = None if parts["executor"] is None else pickle.loads(parts["executor"])
+    return Launch(header, flow, {**recorded, **given}, executor)
 
 
 def _loaded(header: Mapping[str, Any], data: bytes) -> Any:

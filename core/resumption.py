@@ -88,7 +88,8 @@ def resume(
         store = again.store.run(str(again.id))
         launch = read_launch(store, parameters or {}, trusted=get_settings().trust_storage)
         flow, was, arguments = launch.flow, launch.executor, dict(launch.parameters)
-    flow = flow.with_options(executor=executor or was)
+    if executor or was:
+        flow = flow.with_options(executor=executor or was)
     made, arguments = flow.prepared(arguments, again)
     positional, named = flow.shape.spread(arguments)
     start_flow(made, flow.options, flow.fn, positional, named)

@@ -267,22 +267,24 @@ def test_a_task_may_take_another_s_place():
 
 
 @flow(executor="threads")
-def secretive(password: SecretStr, handle: Any = None) -> str:
+def secretive(password: dict[str, SecretStr], handle: Any = None) -> str:
     return clean("a")
 
 
 def test_what_is_not_recorded_must_be_given_again(tmp_path: Path):
     secret = secrets.token_hex()
-    run = secretive.with_options(storage=tmp_path).start(SecretStr(secret), handle=threading.Lock())
+    run = secretive.with_options(storage=tmp_path).start(
+        {"of": SecretStr(secret)}, handle=threading.Lock()
+    )
     run.wait()
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or secret.encode() not in file.read_bytes()
     recorded = RecordedRun(run.info.history, run.id)
     with pytest.raises(
-        RunError, match=r"(?=.*password is a secret)(?=.*handle cannot be pickled).*parameters="
+        RunError, match=r"(?=.*password holds a secret)(?=.*handle cannot be pickled).*parameters="
     ):
         recorded.resume()
-    given = {"password": SecretStr(secret), "handle": None}
+    given = {"password": {"of": SecretStr(secret)}, "handle": None}
     assert recorded.resume(parameters=given).result() == "a"
 
 
