@@ -43,9 +43,10 @@ class Returns(Stragglers):
         node.lengths.add(len(receipt.positions), receipt.busy_seconds)
         self.out.append(Committed(node, receipt, fresh))
         self.touch(node)
-        above = node.link
+        above, held = node.link, fresh
         while above is not None and self._only_passed(above, receipt.batch):
-            self.passed(above, fresh)
+            held = without(held, above.items.select(held, *BAD))  # its failure was passed on
+            self.passed(above, held)
             above = above.link
         self.flow_on(node, fresh)
 
@@ -54,7 +55,8 @@ class Returns(Stragglers):
         for consumer in node.consumers:
             self.spare(consumer, positions)
         used = node.items.select(positions, ItemState.PENDING)
-        if node.options.drop and node.consumers and used.runs:
+        tolerant = any(consumer.allow_failure for consumer in node.consumers)
+        if node.options.drop and node.consumers and used.runs and not tolerant:
             for consumer in node.consumers:
                 used = consumer.items.select(used, *GOOD)
             self.passed(node, used)

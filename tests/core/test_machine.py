@@ -318,6 +318,20 @@ def test_dropping_intermediates_changes_no_state_and_no_retry(
             assert count == min(script.times, options.retries + 1)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_failure_that_was_passed_on_makes_no_value_of_what_stands_before_it(seed: int) -> None:
+    """The last map tolerates that the one before it was skipped, for another reason."""
+    options = NodeOptions(drop=True, fuse=False, streams=True, infra_retries=0)
+    specs = [
+        NodeSpec(options=options),
+        NodeSpec(1, options=options, raises=True),
+        NodeSpec(link=1, scripts=(Script("error", 1),), options=options),
+        NodeSpec(link=2, waits=((1, None, False),), options=options),
+        NodeSpec(link=3, allow_failure=True, options=options),
+    ]
+    assert Simulation(specs, seed, late_adds=False).run().states() == expected(specs)
+
+
 @pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_chain_holds_no_more_than_its_window_of_intermediates(fuse: bool, seed: int) -> None:
