@@ -25,7 +25,7 @@ Spawn: TypeAlias = Callable[[list[str], dict[str, str]], "subprocess.Popen[bytes
 """(arguments, environment) -> a process with pipes at its standard input and output."""
 
 _PACKAGE = __name__.partition(".")[0]
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -35,6 +35,7 @@ _THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
     "ARROW_NUM_THREADS",
 )
+"""Variables of a child's environment that bound its numeric libraries; each must reach it."""
 
 
 def spawn_locally(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -100,7 +101,7 @@ class Launch:
         if not self.local:
             arguments += ["--libraries"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(self.without)}
-        environment.update(dict.fromkeys(_THREAD_VARIABLES, str(max(1, threads))))
+        environment.update(dict.fromkeys(THREAD_VARIABLES, str(max(1, threads))))
         environment.update(self.environment)
         environment["PYTHONPATH"] = path_to_package(environment.get("PYTHONPATH", ""))
         try:

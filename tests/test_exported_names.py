@@ -11,7 +11,7 @@ EXPECTED = {
     "ProcessesExecutor", "RayExecutor", "Resources", "State", "Task", "ThreadsExecutor",
     "__version__", "allow_failure", "as_completed", "attach", "context", "errors",
     "exponential_backoff", "flow", "get_run_context", "get_run_logger", "open_dataset", "quote",
-    "runs", "states", "tags", "task", "unmapped", "wait",
+    "resume", "runs", "states", "tags", "task", "unmapped", "wait",
 }  # fmt: skip
 
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from headrace.core.errors import ExecutorError
 from headrace.executors.capacity import Capacity
-from headrace.executors.launch import Launch
+from headrace.executors.launch import THREAD_VARIABLES, Launch
 from headrace.executors.pool import SlotPool
 
-_PASSED_ON = ("PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HEADRACE_SUITE_MARK")
+_PASSED_ON = ("PYTHONPATH", *THREAD_VARIABLES, "HEADRACE_SUITE_MARK")
 """Variables that the far side gets; all others stay here."""
 
 
