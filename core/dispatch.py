@@ -12,7 +12,7 @@ import cloudpickle
 from .calls import Call
 from .columns import Chunk, pruned
 from .endings import UpstreamFailure, name_of
-from .identity import item_id, item_ids
+from .identity import NOBODY, item_id, item_ids
 from .interfaces import (
     Batch,
     Failure,
@@ -29,7 +29,6 @@ from .interfaces import (
 from .nodes import Flight, Node
 from .outcomes import exception_of
 from .packing import Dependency, Packed, pack, pack_values, unpicklable, whole
-from .provenance import commit_of
 from .returns import kept_column
 from .tracebacks import failure_of
 
@@ -51,6 +50,8 @@ class _Prepared:
     error: Exception | None = None
     ids: bytes | None = None
     """Of a single call whose arguments hold no future."""
+    salt: bytes | None = None
+    """What a map's static arguments add to its items' ids, once they are known."""
 
 
 class Dispatcher:
@@ -67,6 +68,8 @@ class Dispatcher:
         A single call's are pickled at once, so later changes to them do not matter.
         """
         prepared = self.prepared[node] = _Prepared(call, spec, static)
+        if not static.dependencies:
+            prepared.salt = _salt(call)
         if not call.single:
             return None
         columns: list[list[Any]] = [[value] for value in call.static.values()]
@@ -166,11 +169,14 @@ class Dispatcher:
         return item_ids(columns) if payload.dependencies else None
 
     def salt(self, node: Node) -> bytes:
-        """What the upstream values among a map's static arguments add to its items' ids."""
-        dependencies = self.prepared[node].static.dependencies
-        if not dependencies:
-            return b""
-        return item_id(tuple(commit_of(d.node, d.position) for d in dependencies))
+        """What a map's static arguments add to its items' ids; of futures the commits count."""
+        prepared = self.prepared[node]
+        if prepared.salt is None:
+            salt = _salt(prepared.call)
+            if not all(d.node.settled(d.position) for d in prepared.static.dependencies):
+                return salt  # it fits nothing
+            prepared.salt = salt
+        return prepared.salt
 
     def _plain(self, column: Any) -> Any:
         """A column with the exceptions of failed upstream items in their places."""
@@ -259,6 +265,17 @@ class Dispatcher:
             return report
         bare = tuple(dataclasses.replace(r, inline=None) for r in report.receipts)
         return dataclasses.replace(report, receipts=bare)
+
+
+def _salt(call: Call) -> bytes:
+    """A fingerprint of a map's static arguments; what has none counts by its type."""
+    if call.single or not call.static:
+        return b""
+    ids = [
+        (name, item_id(value).replace(NOBODY, type(value).__qualname__.encode()))
+        for name, value in call.static.items()
+    ]
+    return item_id((tuple(call.mapped), ids))
 
 
 def _ready(dependency: Dependency) -> bool:

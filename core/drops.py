@@ -31,7 +31,7 @@ class Drops(Lanes):
         return alone and self._droppable(node)
 
     def _droppable(self, node: Node) -> bool:
-        return node.options.drop and node.sealed and not node.pinned
+        return node.options.drop and node.sealed and not node.pinned and not node.single
 
     def seal(self) -> None:
         """The flow waits: what it has called so far is all that takes the nodes' values."""

@@ -261,6 +261,8 @@ def final_state(node: Node) -> str:
     if counts[ItemState.CANCELLED]:
         return "Cancelled"
     skipped = counts[ItemState.SKIPPED]
+    if node.link is not None and not size and not node.link.good and not node.allow_failure:
+        return "Skipped"  # the map before it ended badly before it had items
     if node.link is not None and node.link.good:
         skipped -= sum(node.link.items.counts[ItemState.FAILED :])
     if skipped > 0:

@@ -215,6 +215,7 @@ class Engine:
         journal = self.store.journal()
         self.earlier = Earlier(self.store, journal)
         self.scribe.journal = journal
+        self.machine.resumed = True
         self.machine.numbers = itertools.count(self.earlier.first_batch)
         self.free_numbers = itertools.count(self.earlier.free_number())
 

@@ -15,7 +15,7 @@ from . import waiting
 from .context import TASK_RUN, mark_seen
 from .errors import NestedSubmitError, RunError, UnpicklableError
 from .scanning import Scan
-from .states import State, StateType, type_of_name
+from .states import FINAL_TYPES, State, StateType, type_of_name
 
 if TYPE_CHECKING:
     from .calls import EngineAPI, NodeHandle
@@ -402,6 +402,9 @@ class MapStates(Sequence[State[R]]):
             if number:
                 kind = type_of_name(name)
                 counts[kind] = counts.get(kind, 0) + number
+        own = type_of_name(self._future.node.state)
+        if not counts and own in FINAL_TYPES and own is not StateType.COMPLETED:
+            counts[own] = 1  # it ended badly before it had items
         return counts
 
     def not_completed(self) -> Iterator[State[R]]:

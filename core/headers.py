@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +149,26 @@ def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> 
     recorded = {n: pickle.loads(data) for n, data in parts["parameters"].items() if n not in given}
     executor = None if parts["executor"] is None else pickle.loads(parts["executor"])
     return Launch(header, flow, {**recorded, **given}, executor)
+
+
+def read_parameters(
+    store: RunStore, live: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a run of this process as they were when it began, as far as recorded.
+
+    Raises
+    ------
+    RunError
+        One of the others can be read only once, and has been.
+    """
+    recorded = pickle.loads(store.read(LAUNCH))["parameters"]
+    for name, value in live.items():
+        if isinstance(value, Iterator) and recorded.get(name) is None and name not in given:
+            raise RunError(
+                f"parameter {name} was a {type(value).__name__}, which can be read only once: pass a "
+                "new one in parameters="
+            )
+    return {n: pickle.loads(data) for n, data in recorded.items() if data is not None}
 
 
 def _loaded(header: Mapping[str, Any], data: bytes) -> Any:

@@ -51,6 +51,8 @@ class Lanes:
         self.touched: set[Node] = set()
         """Nodes that the current event has touched."""
         self.cancelled = ""
+        self.resumed = False
+        """An earlier driver has begun the run."""
         self.unsealed: list[Node] = []
         """Nodes added since the flow last waited for something."""
         self.shared: dict[str, float] = {}

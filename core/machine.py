@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from .columns import Chunk
@@ -61,7 +62,8 @@ class Machine(Returns):
             node.depth = max(node.depth, node.link.depth + 1)
             node.link.consumers.append(node)
         elif not node.single:
-            node.hold_until = now + HOLD_SECONDS
+            # What is dropped and not needed is known when the flow waits.
+            node.hold_until = inf if self.resumed and node.options.drop else now + HOLD_SECONDS
             self.holding.add(node)
         self.read_by(node)
         if chunk is not None:
@@ -126,7 +128,10 @@ class Machine(Returns):
 
     def blocked(self, now: float) -> list[Command]:
         """The flow waits: nothing more will be fused with what it has called so far."""
+        new = list(self.unsealed)
         self.seal()
+        for node in new:
+            self.spare(node, Positions.span(0, node.items.size))
         self.release(list(self.holding))
         return self._done(now)
 

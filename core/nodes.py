@@ -190,6 +190,8 @@ class Flight:
     """Per stage: are its values committed, and not only passed on?"""
     gone: set[int] = field(default_factory=set[int])
     """Positions that are to run again elsewhere: what they do next is no matter of this flight."""
+    backed_up: bool = False
+    """Its items were handed out a second time."""
     copies: set[int] = field(default_factory=set[int])
     """Those of them that still run here, too, beside a backup."""
     backup_of: int | None = None

@@ -9,10 +9,10 @@ import inspect
 import json
 import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from inspect import Parameter
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
@@ -157,11 +157,24 @@ def stored(parameters: Mapping[str, Any]) -> str:
 def _jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > _LONG:
         return _short(value)
+    if _read_once(value):
+        return _short(value)
     try:
         plain = to_jsonable_python(value, fallback=_short, inf_nan_mode="strings")
         return plain if len(json.dumps(plain)) <= _LONG else _short(value)
     except Exception:  # noqa: BLE001 - a user's class may raise anything when it is looked at
         return f"<{type(value).__name__}>"
+
+
+def _read_once(value: Any, depth: int = 3) -> bool:
+    """Whether looking at a value would use it up: an iterator, or a container that holds one."""
+    if isinstance(value, Iterator):
+        return True
+    if isinstance(value, dict):
+        value = cast("dict[Any, Any]", value).values()
+    elif not isinstance(value, (list, tuple)):
+        return False
+    return depth > 0 and any(_read_once(part, depth - 1) for part in cast("Iterable[Any]", value))
 
 
 def _short(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from .states import State, StateType
 
 if TYPE_CHECKING:
     from .graph import Graph
-    from .interfaces import History, LogRecord, NodeRecord, RunRecord, RunStore, Store
+    from .interfaces import History, ItemRecord, LogRecord, NodeRecord, RunRecord, RunStore, Store
     from .recorded_items import RecordedItem, RecordedNode
     from .runs import FlowRun
     from .tasks import Task
@@ -149,14 +150,26 @@ class RecordedRun:
                 "worker": item.worker,
                 "input": item.input,
             }
-            for item in self._history.items(self.id)
-            if item.state in _ENDED_BADLY
+            for item in self._failed()
         ]
         whole = ("item", "attempt")
         schema = pa.schema(
             [(name, pa.int64() if name in whole else pa.string()) for name in _COLUMNS]
         )
         return pa.Table.from_pylist(rows, schema=schema)
+
+    def _failed(self) -> Iterator[ItemRecord]:
+        """The last word on each item that has ended badly, and was not mended by a resume."""
+        from .items import GOOD
+
+        nodes = self.nodes()
+        states = {n.node: zlib.decompress(n.states) for n in nodes if n.states is not None}
+        last = {(item.node, item.position): item for item in self._history.items(self.id)}
+        for (node, position), item in last.items():
+            ended = states.get(node)
+            mended = ended is not None and (position >= len(ended) or ended[position] in GOOD)
+            if item.state in _ENDED_BADLY and not mended:
+                yield item
 
     def done(self) -> bool:
         """It has ended."""

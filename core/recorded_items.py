@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from .errors import RunError
 from .interfaces import ItemRecord, NodeRecord, Positions, RunStore
 from .items import STATE_NAMES, ItemState, ItemTable
 from .outcomes import from_record
@@ -60,6 +61,9 @@ class RecordedNode:
             facts = self.store.item(kept, position)
             attempt, started, ended = facts["attempt"], _utc(facts["started"]), _utc(facts["ended"])
             loader = lambda: self._value(position)  # noqa: E731
+        elif name in ("Completed", "Cached"):
+            error = RunError(f"the value of {key!r} item {position} was not kept")
+            loader = lambda: _raise(error)  # noqa: E731
         elif last is not None:
             attempt, started, ended = last.attempt, last.started, last.ended
             message = f"{last.type_name}: {last.message}"
@@ -70,6 +74,10 @@ class RecordedNode:
 
     def _value(self, position: int) -> Any:
         return self.store.load(self.items.column(Positions.span(position, position + 1)))[0]
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
 
 
 def _utc(seconds: float) -> datetime:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from .context import live_run
 from .errors import RunError, RunNotFoundError
-from .headers import read_header, read_launch
+from .headers import read_header, read_launch, read_parameters
 from .states import State, StateType
 
 if TYPE_CHECKING:
@@ -82,11 +82,13 @@ def resume(
 
     again, _record = find(run, storage, storage_options, force=force, tasks=tasks)
     own: RunInfo | None = getattr(run, "info", None)
-    if own is not None and own.flow is not None:  # of this process: its flow and arguments are here
-        flow, was, arguments = own.flow, own.executor, {**own.parameters, **(parameters or {})}
+    store = again.store.run(str(again.id))
+    given, trusted = dict(parameters or {}), get_settings().trust_storage
+    if own is not None and own.flow is not None:  # of this process: what was not recorded is here
+        flow, was = own.flow, own.executor
+        arguments = {**own.parameters, **read_parameters(store, own.parameters, given), **given}
     else:
-        store = again.store.run(str(again.id))
-        launch = read_launch(store, parameters or {}, trusted=get_settings().trust_storage)
+        launch = read_launch(store, given, trusted=trusted)
         flow, was, arguments = launch.flow, launch.executor, dict(launch.parameters)
     if executor or was:
         flow = flow.with_options(executor=executor or was)

@@ -51,15 +51,16 @@ class Returns(Stragglers):
         self.flow_on(node, fresh)
 
     def spare(self, node: Node, positions: Positions) -> None:
-        """Values that an earlier driver dropped when they had been used are not made again."""
+        """Values that an earlier driver dropped are made again only where something needs them."""
         for consumer in node.consumers:
             self.spare(consumer, positions)
+        unused = not node.consumers or any(consumer.allow_failure for consumer in node.consumers)
+        if not self.resumed or unused or node.readers or not self._droppable(node):
+            return
         used = node.items.select(positions, ItemState.PENDING)
-        tolerant = any(consumer.allow_failure for consumer in node.consumers)
-        if node.options.drop and node.consumers and used.runs and not tolerant:
-            for consumer in node.consumers:
-                used = consumer.items.select(used, *GOOD)
-            self.passed(node, used)
+        for consumer in node.consumers:
+            used = consumer.items.select(used, *GOOD)
+        self.passed(node, used)
 
     def _only_passed(self, node: Node, batch: int) -> bool:
         """Did, or (where nobody knows) may, this batch pass a node's values on uncommitted?"""

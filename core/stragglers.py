@@ -4,7 +4,8 @@ A batch is *recalled* first: what it has not started goes elsewhere. Where the u
 (``backups=True``), items that run much longer than is usual for their node are then handed out a
 second time, as a *backup*. An item is in one flight at a time, the newest; in the other it is a
 *copy*, of which only a value counts (the first commit wins) until the newest flight gives the item
-up. Then it is the copy's again, so only the failure of the last one ends the item. A flight whose
+up. Then it is the copy's again, so only the failure of the last one ends the item; a flight is backed
+up once. A flight whose
 items have all ended elsewhere is killed, and nobody waits for its end.
 """
 
@@ -77,11 +78,12 @@ class Stragglers(HandOut):
         backup.committed = [True]
         flight.leave(positions)
         flight.copies.update(positions)
+        flight.backed_up = True
         self.take_off(backup)
 
     def _overdue(self, flight: Flight, now: float) -> bool:
         node = flight.nodes[0]
-        if not node.options.backups or flight.backup_of is not None or flight.copies:
+        if not node.options.backups or flight.backup_of is not None or flight.backed_up:
             return False
         usual = node.lengths.most()
         if node.stopped or flight.began is None or usual is None:

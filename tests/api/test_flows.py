@@ -418,3 +418,21 @@ def test_generators_are_no_flows():
         @flow
         def gen() -> Any:
             yield 1
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_a_map_that_never_had_items_ends_as_what_it_waited_for(executor: str):
+    @task
+    def both(x: int, y: int) -> int:
+        return x + y
+
+    @flow(executor=executor)
+    def job() -> Any:
+        stopped = both.map([1, 2], y=headrace.unmapped(fail.submit(1)))
+        return [stopped, inc.map(stopped)]
+
+    state = job(return_state=True)
+    assert state.name == "Failed"
+    assert state.message == "Given states: 2 skipped."
+    with pytest.raises(headrace.errors.TaskFailed, match="2 skipped"):
+        state.result()

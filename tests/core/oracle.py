@@ -68,6 +68,8 @@ def node_state(
         return "Completed"
     if bad:
         return "Crashed" if set(bad) == {"CRASHED"} else "Failed"
+    if link is not None and not items and link[0] != "Completed" and not spec.allow_failure:
+        return "Skipped"
     skipped = items.count("SKIPPED")
     if skipped and link is not None and link[0] != "Completed":
         return "Skipped" if skipped == len(items) else "Failed"

@@ -167,3 +167,10 @@ def test_a_copy_that_was_recalled_may_still_win() -> None:
     assert late.state() is ItemState.RUNNING
     late.fail(late.backup)
     assert late.state() is ItemState.FAILED
+
+
+def test_a_copy_that_failed_is_not_tried_again() -> None:
+    late = Late()
+    late.fail(late.backup, Outcome.DONE)
+    late.take(late.machine.tick(3 * LATE))
+    assert late.flights()[-1] is late.backup

@@ -76,6 +76,7 @@ def test_what_failed_runs_again_and_nothing_else():
     assert resumed.name == run.name
     assert resumed.result() == 4
     assert starts == {"clean b": 1, "count b": 1, "add 3": 1}
+    assert RecordedRun(run.info.history, run.id).failures().num_rows == 0
     assert headrace.attach(run.id).record().state == "Completed"
     starts.clear()
     assert resumed.resume().result() == 4
@@ -200,6 +201,71 @@ def test_intermediates_that_were_dropped_are_not_made_again():
     assert starts == {"add 3": 1}
 
 
+@flow(executor="threads", intermediates="drop")
+def dropping_what_is_needed() -> Any:
+    cleaned = clean.map(["a", "bb"])
+    counted = count.map(cleaned)
+    texts = total_length.submit(cleaned)
+    return add.submit(counted).result() + texts.result()
+
+
+@task
+def total_length(texts: list[str]) -> int:
+    begin("total_length", len(texts))
+    return sum(map(len, texts))
+
+
+def test_intermediates_that_were_dropped_and_are_needed_are_made_again():
+    broken.add("add")
+    run = dropping_what_is_needed.start()
+    run.wait()
+    broken.clear()
+    assert run.resume().result() == 6
+    assert starts["count a"] == starts["count bb"] == 1
+
+
+source: list[int] = []
+
+
+@flow(executor="threads")
+def with_total() -> list[str]:
+    total = add.submit(source)
+    cleaned = clean.map(source, model=unmapped({"of": total, "by": len(source)}))
+    return [future.result() for future in cleaned]
+
+
+def test_other_static_arguments_make_other_items():
+    source[:] = [1, 2]
+    broken.add("clean 2")
+    run = with_total.start()
+    run.wait()
+    broken.clear()
+    source.append(3)
+    starts.clear()
+    (first, *_) = run.resume().result()
+    assert first == "1{'of': 6, 'by': 3}"
+    assert starts == {"add 3": 1, "clean 1": 1, "clean 2": 1, "clean 3": 1}
+
+
+@flow(executor="threads")
+def of_rows(rows: Any) -> int:
+    return add(count.map([rows.pop()] if isinstance(rows, list) else rows))
+
+
+def test_arguments_are_as_they_were_when_the_run_began():
+    broken.add("add")
+    run = of_rows.start(["a", "bb"])
+    run.wait()
+    used = of_rows.start(text for text in ("a", "bb"))
+    used.wait()
+    assert starts["count a"] == 1, "it was not read before its time"
+    broken.clear()
+    assert run.resume().result() == 2
+    with pytest.raises(RunError, match=r"rows was a generator.*parameters="):
+        used.resume()
+    assert used.resume(parameters={"rows": iter(["a", "bb"])}).result() == 3
+
+
 @flow(executor="threads")
 def inner(which: str) -> str:
     return clean(load(which))
@@ -289,7 +355,7 @@ def test_what_is_not_recorded_must_be_given_again(tmp_path: Path):
 
 
 def test_a_run_is_taken_over_only_by_force():
-    release, waits = threading.Event(), threading.Event()
+    release, waits, drivers = threading.Event(), threading.Event(), threading.Semaphore(0)
 
     @task
     def wait_here(value: int) -> int:
@@ -299,6 +365,7 @@ def test_a_run_is_taken_over_only_by_force():
 
     @flow(executor="threads")
     def slow() -> int:
+        drivers.release()
         clean("x")
         return wait_here(1)
 
@@ -307,6 +374,8 @@ def test_a_run_is_taken_over_only_by_force():
     with pytest.raises(RunError, match="its driver seems to be alive"):
         run.resume()
     taker = run.resume(force=True)
+    assert drivers.acquire(timeout=60)
+    assert drivers.acquire(timeout=60), "the second driver has the run"
     release.set()
     assert taker.result() == 1
     with pytest.raises(TakenOverError, match="was taken over by process"):
