@@ -16,6 +16,7 @@ import marshal
 import struct
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,17 @@ def item_ids(columns: Sequence[Sequence[Any]]) -> bytes:
     elif kinds == {float}:
         values = np.array(column, np.float64)
         return _numbers(_FLOAT, np.where(np.isnan(values), _NAN, values.view(np.int64)))
+    elif kinds == {dict} and _all_plain(column):
+        return b"".join([_hash(_FLAT + marshal.dumps(row, _MARSHAL_VERSION)) for row in column])
     return b"".join(map(item_id, column))
+
+
+def _all_plain(rows: Sequence[dict[Any, Any]]) -> bool:
+    """Whether dicts hold plain values alone, found column-wise at C's speed."""
+    keys = set(map(type, chain.from_iterable(rows)))
+    return _PLAIN.issuperset(keys) and _PLAIN.issuperset(
+        map(type, chain.from_iterable(map(dict.values, rows)))
+    )
 
 
 def item_id(value: Any) -> bytes:
@@ -80,8 +91,13 @@ def _is_flat(value: Any) -> bool:
     return _PLAIN.issuperset(map(type, value))
 
 
+_empty = blake2b(digest_size=SIZE)
+
+
 def _hash(data: bytes) -> bytes:
-    return blake2b(data, digest_size=SIZE).digest()
+    digest = _empty.copy()  # cheaper than a new one
+    digest.update(data)
+    return digest.digest()
 
 
 def _numbers(tag: bytes, values: Any) -> bytes:
