@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -91,9 +92,9 @@ def _begun_before(name: str, parent: FlowRunContext, store: Any, parameters: str
     It is known by the flow, its parameters, and how often they were called so; without a name it
     is new.
     """
-    alike = [c for c in parent.run.children if c.flow_name == name]
-    ordinal = sum(1 for c in alike if c.info.stored_parameters == parameters)
-    own = uuid5(parent.info.id, f"{parent.run.attempt}/{name}/{parameters}/{ordinal}")
+    call = f"{parent.run.attempt}/{name}/{parameters}"
+    ordinal = next(parent.run.calls.setdefault(call, itertools.count()))
+    own = uuid5(parent.info.id, f"{call}/{ordinal}")
     new = Again(own, "", datetime.now(UTC), parent.info.id, store, parent.info.replaced)
     if not parent.info.resumes:
         return new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -101,6 +102,8 @@ class FlowRun(Generic[R]):
         self.timed_out = False
         self.children: list[FlowRun[Any]] = []
         """Runs of the flows that this one called."""
+        self.calls: dict[str, itertools.count[int]] = {}
+        """How often a flow was called with the same parameters; counted in one step, for any thread."""
         self._state: State[Any] = Pending()
         self._finished = threading.Event()
         self.cancel_reason: str | None = None

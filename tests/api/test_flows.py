@@ -436,3 +436,18 @@ def test_a_map_that_never_had_items_ends_as_what_it_waited_for(executor: str):
     assert state.message == "Given states: 2 skipped."
     with pytest.raises(headrace.errors.TaskFailed, match="2 skipped"):
         state.result()
+
+
+def test_equal_calls_of_a_flow_at_a_time_are_runs_of_their_own():
+    @flow
+    async def inner(x: int) -> int:
+        return inc.submit(x).result()
+
+    @flow
+    async def outer() -> list[int]:
+        return await asyncio.gather(*(inner(1) for _ in range(16)))
+
+    for _ in range(3):
+        run = outer.start()
+        assert run.result() == [2] * 16
+        assert len({child.id for child in run.children}) == 16
