@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "runs": ("records:runs", "Look at runs, past and present."),
     "resume": ("running:resume", "Go on with a run that did not complete."),
     "cancel": ("records:cancel", "Ask for a run's end."),
+    "storage": ("storage:storage", "See what runs take in a store, and free it."),
     "example": ("running:example", "Run a flow that headrace brings along."),
     "executors": ("listing:executors", "Executors, and whether they can be used here."),
     "version": ("listing:version", "Versions of headrace and of what it works with."),

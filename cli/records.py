@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from ..core.errors import ConfigurationError, StorageError
-from ..core.interfaces import NodeRecord, RunRecord
+from ..core.interfaces import History, NodeRecord, RunRecord
 from ..core.recorded import RecordedRun, all_logs
+from ..core.removal import delete_run
 from ..core.runs import settled_history
 from ..core.states import State, StateType
 from .main import print_json
+from .spans import SPAN
 from .tables import table
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _NUMBERS: dict[str, int] = dict(zip(_LEVELS, (10, 20, 30, 40, 50), strict=True))
+_NAMED, _PAGE = 5, 500
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 _run_argument = click.argument("run", metavar="RUN")
 
@@ -154,34 +157,57 @@ def cancel(run: str) -> None:
 
 
 @runs.command("delete")
-@click.argument("which", metavar="RUN...", nargs=-1, required=True)
+@click.argument("which", metavar="[RUN]...", nargs=-1)
+@click.option("--older-than", type=SPAN, help="Runs that ended so long ago, such as 30d.")
+@click.option("--state", help="Runs in this state, such as Failed.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also those whose driver seems to be alive.")
 @click.option("--keep-values", is_flag=True, help="Leave its values in their storage.")
-def delete(which: Sequence[str], yes: bool, keep_values: bool) -> None:
-    """Delete runs: their records, and their values."""
+def delete(
+    which: Sequence[str],
+    older_than: float | None,
+    state: str | None,
+    yes: bool,
+    force: bool,
+    keep_values: bool,
+) -> None:
+    """Delete runs: their records, and their values.
+
+    Either those that are named, or all that have ended and are as --older-than and --state say.
+    """
     history = settled_history()
-    records = [history.run(run) for run in which]
-    for record in records:
-        if not _ended(record):
-            raise ConfigurationError(f"run {record.name} is {record.state}: cancel it first")
-    names = ", ".join(record.name for record in records)
+    chosen = older_than is not None or state is not None
+    if chosen == bool(which):
+        raise click.UsageError("name runs, or say which by --older-than and --state")
+    records = (
+        list(_ended_runs(history, older_than, state)) if chosen else list(map(history.run, which))
+    )
+    if not records:
+        click.echo("no runs")
+        return
+    names = ", ".join(record.name for record in records[:_NAMED])
+    if len(records) > _NAMED:
+        names = f"{names} and {len(records) - _NAMED} more"
     if not yes:
         click.confirm(f"Delete {names} for good?", abort=True)
     for record in records:
-        freed = 0 if keep_values else _remove_values(record)
-        history.delete(record.id)
+        try:
+            freed = delete_run(history, record.id, force=force, keep_values=keep_values)
+        except StorageError as error:
+            raise StorageError(f"{error}; --keep-values deletes the records alone") from error
         click.echo(f"deleted {record.name}, {freed:,} bytes of values")
 
 
-def _remove_values(record: RunRecord) -> int:
-    from ..core.registry import open_store
-    from ..core.settings import get_settings
-
-    try:
-        store = open_store(record.storage, get_settings().plain_storage_options())
-        return store.remove(str(record.id))
-    except StorageError as error:
-        raise StorageError(f"{error}; --keep-values deletes the records alone") from error
+def _ended_runs(
+    history: History, older_than: float | None, state: str | None
+) -> Iterator[RunRecord]:
+    now, offset = datetime.now(UTC), 0
+    while page := history.runs(state=state, limit=_PAGE, offset=offset):
+        offset += len(page)
+        for record in page:
+            age = (now - (record.ended or record.heartbeat or record.created)).total_seconds()
+            if _ended(record) and (older_than is None or age >= older_than):
+                yield record
 
 
 # ------------------------------------------------------------------------------------- in words

@@ -676,6 +676,10 @@ class RunStore(Protocol):
         """Objects below a prefix (a folder, or the beginning of a name), sorted by path."""
         ...
 
+    def unfinished(self) -> list[ObjectInfo]:
+        """What a writer that died has left half written, and `list` does not show."""
+        ...
+
     def delete(self, paths: Sequence[str]) -> None:
         """Remove objects; what is absent already is no error."""
         ...
@@ -757,8 +761,12 @@ class Journal(Protocol):
         """
         ...
 
-    def records(self) -> list[Mapping[str, Any]]:
-        """All records so far, in order; reading needs no lock."""
+    def records(self, *, strict: bool = False) -> list[Mapping[str, Any]]:
+        """All records so far, in order; reading needs no lock.
+
+        What is missing or damaged is passed over: the partitions tell of themselves. With ``strict``
+        it raises `StorageError`, for those who want to know what the journal does *not* list.
+        """
         ...
 
 
@@ -784,7 +792,10 @@ class Store(Protocol):
         ...
 
     def remove(self, run_id: str) -> int:
-        """Delete a run's whole prefix; returns the bytes freed."""
+        """Delete a run's whole prefix, the header first; returns the bytes freed.
+
+        So a removal that dies half way leaves what is no run to anybody. Done again, it goes on.
+        """
         ...
 
 

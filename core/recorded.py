@@ -205,6 +205,25 @@ class RecordedRun:
         """Leave its driver a request to end it; the driver looks every few seconds."""
         self._history.ask(self.id, "cancel")
 
+    def delete(self, *, force: bool = False) -> int:
+        """Delete it for good, with its values; gives the bytes that were freed.
+
+        Parameters
+        ----------
+        force
+            Also where its driver seems to be alive, which then stops.
+
+        Raises
+        ------
+        RunError
+            Its driver seems to be alive.
+        StorageError
+            Its values cannot be removed; history still knows it then.
+        """
+        from .removal import delete_run
+
+        return delete_run(self._history, self.id, self._store, force=force)
+
     def __repr__(self) -> str:
         record = self.record()
         return f"<RecordedRun {record.name} of {record.flow!r}: {record.state}>"

@@ -155,7 +155,7 @@ def find(
         made = datetime.fromisoformat(header["created"])
         parent = UUID(header["parent"]) if header["parent"] else None
         return Again(UUID(str(asked)), header["name"], made, parent, store, tasks or {}), None
-    if not force and (alive := _driver(record)):
+    if not force and (alive := living_driver(record)):
         raise RunError(
             f"run {record.name} is {record.state}, and its driver seems to be alive ({alive}); cancel "
             "it first, or take it over with force=True (headrace resume --force)"
@@ -176,8 +176,8 @@ def _is_id(asked: Any) -> bool:
     return True
 
 
-def _driver(record: RunRecord) -> str:
-    """Where the run's driver seems to be alive; nothing if it is not."""
+def living_driver(record: RunRecord) -> str:
+    """Where a run's driver seems to be alive; empty if the run has ended or its driver is gone."""
     if State(StateType(record.state_type)).is_final():
         return ""
     if record.host == socket.gethostname():

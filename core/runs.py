@@ -260,6 +260,12 @@ class FlowRun(Generic[R]):
 
         return resume(self, executor=executor, parameters=parameters, force=force, tasks=tasks)
 
+    def delete(self) -> int:
+        """Delete it for good, once it has ended: see `RecordedRun.delete`."""
+        from .removal import delete_run
+
+        return delete_run(self.info.history, self.id, self.info.store)
+
     # ----------------------------------------------------------------------- told by the run loop
 
     def begun(self, engine: RunEngine) -> None:

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .durations import seconds_of
 from .errors import ConfigurationError
 from .sizes import bytes_of
 
@@ -37,6 +38,8 @@ class Settings(BaseSettings):
     """URL under which runs store their values; default ``<home>/storage``."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
     """Options of the storage's fsspec file system; never shown or stored."""
+    storage_retention: str = ""
+    """Age, such as ``"30d"``, beyond which `headrace storage sweep` deletes runs; default: never."""
     intermediates: Literal["keep", "until_run_ends", "drop"] = "keep"
     """What becomes of values that other tasks of the run have used: kept; removed when the run has
     completed; or removed as soon as all that was called with them has used them."""
@@ -97,6 +100,13 @@ class Settings(BaseSettings):
     def _size(cls, value: str) -> str:
         if value:
             bytes_of(value)
+        return value
+
+    @field_validator("storage_retention")
+    @classmethod
+    def _span(cls, value: str) -> str:
+        if value:
+            seconds_of(value)
         return value
 
     @property

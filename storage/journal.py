@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 from ..core.errors import (
@@ -76,9 +77,9 @@ class SegmentJournal:
             raise TakenOverError(self._who(self._next)) from None
         self._next += 1
 
-    def records(self) -> list[Mapping[str, Any]]:
-        """All records so far, in order; a concurrent writer does no harm."""
-        return self._read_from(1)[1]
+    def records(self, *, strict: bool = False) -> list[Mapping[str, Any]]:
+        """All records so far; a concurrent writer does no harm. See `core.interfaces.Journal`."""
+        return self._read_from(1, strict=strict)[1]
 
     def _put(self, number: int, records: Sequence[Mapping[str, Any]], *, takeover: bool) -> None:
         head = {
@@ -107,7 +108,9 @@ class SegmentJournal:
             f"the run in {self._objects.location.url} was taken over by {other}; this driver stops"
         )
 
-    def _read_from(self, first: int) -> tuple[int, list[Mapping[str, Any]]]:
+    def _read_from(
+        self, first: int, *, strict: bool = False
+    ) -> tuple[int, list[Mapping[str, Any]]]:
         """The number behind the last segment, and the records from ``first`` on."""
         last = first - 1
         for info in self._objects.list("journal/"):
@@ -117,20 +120,19 @@ class SegmentJournal:
         numbers = range(first, last + 1)
         if len(numbers) > 8 and self._objects.local_path("") is None:
             with ThreadPoolExecutor(_READERS, "headrace-journal") as pool:
-                segments = list(pool.map(self._segment, numbers))
+                segments = list(pool.map(self._segment, numbers, repeat(strict)))
         else:
-            segments = [self._segment(number) for number in numbers]
+            segments = [self._segment(number, strict) for number in numbers]
         return last + 1, [record for segment in segments for record in segment]
 
-    def _segment(self, number: int) -> list[Mapping[str, Any]]:
-        """Records of one segment.
-
-        What cannot be read is passed over with a warning: the partitions tell of themselves.
-        """
+    def _segment(self, number: int, strict: bool) -> list[Mapping[str, Any]]:
+        """Records of one segment; what cannot be read is passed over with a warning, or an error."""
         path = segment_path(number)
         try:
             lines = self._objects.read(path).split(b"\n")
         except NotFoundError:
+            if strict:
+                raise
             _logger.warning("%s is missing: its records are lost", self._objects.url_of(path))
             return []
         records: list[Mapping[str, Any]] = []
@@ -140,6 +142,9 @@ class SegmentJournal:
             try:
                 record = json.loads(line)
             except ValueError:
+                if strict:
+                    where = self._objects.url_of(path)
+                    raise StorageError(f"{where}: line {place + 1} is damaged") from None
                 _logger.warning("%s: line %d is damaged", self._objects.url_of(path), place + 1)
                 continue
             if place and isinstance(record, dict):

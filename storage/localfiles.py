@@ -123,6 +123,12 @@ class LocalObjects:
         return data
 
     def list(self, prefix: str) -> list[ObjectInfo]:
+        return [info for info in self._all(prefix) if not _is_temporary(info)]
+
+    def unfinished(self) -> list[ObjectInfo]:
+        return [info for info in self._all("") if _is_temporary(info)]
+
+    def _all(self, prefix: str) -> list[ObjectInfo]:
         folder, _, beginning = prefix.rpartition("/")
         found: list[ObjectInfo] = []
         try:
@@ -139,7 +145,7 @@ class LocalObjects:
             return
         with entries:
             for entry in entries:
-                if not entry.name.startswith(beginning) or entry.name.startswith(TEMPORARY):
+                if not entry.name.startswith(beginning):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     self._walk(base + entry.name, "", found)
@@ -179,6 +185,10 @@ class LocalObjects:
             return
         except OSError as error:
             raise as_storage_error(error, "delete", self.root) from error
+
+
+def _is_temporary(info: ObjectInfo) -> bool:
+    return info.path.rpartition("/")[2].startswith(TEMPORARY)
 
 
 def _write_new(name: str, data: Any) -> None:

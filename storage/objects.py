@@ -46,6 +46,10 @@ class Objects(Protocol):
         """Objects whose path begins with ``prefix``, sorted."""
         ...
 
+    def unfinished(self) -> list[ObjectInfo]:
+        """What a writer that died has left half written, and `list` does not show."""
+        ...
+
     def delete(self, paths: Sequence[str]) -> None: ...
 
     def folders(self) -> list[str]:
@@ -101,6 +105,9 @@ class FsspecObjects:
 
     def local_path(self, path: str) -> str | None:
         return None
+
+    def unfinished(self) -> list[ObjectInfo]:
+        return []
 
     def _find(self, prefix: str) -> list[ObjectInfo]:
         folder, _, beginning = prefix.rpartition("/")

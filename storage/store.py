@@ -122,12 +122,11 @@ class ArrowStore:
         return [name for name in self.objects().folders() if _is_run_id(name)]
 
     def remove(self, run_id: str) -> int:
-        """Delete a run's whole prefix; returns the bytes freed."""
+        """Delete a run's whole prefix, the header first; returns the bytes freed."""
         objects = self.run(run_id).objects
         infos = objects.list("")
-        # The header goes last: what is left after an interruption is still known as a run.
-        objects.delete([info.path for info in infos if info.path != "header.json"])
         objects.delete(["header.json"])
+        objects.delete([info.path for info in infos if info.path != "header.json"])
         if self.location.scheme == LOCAL:
             from .localfiles import LocalObjects
 
@@ -197,6 +196,9 @@ class ArrowRunStore:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return self.objects.list(check_path(prefix, prefix=True))
+
+    def unfinished(self) -> list[ObjectInfo]:
+        return self.objects.unfinished()
 
     def delete(self, paths: Sequence[str]) -> None:
         self.objects.delete([check_path(path) for path in paths])

@@ -67,6 +67,22 @@ def test_delete(project, headrace):
 
 
 @pytest.mark.usefixtures("failed")
+def test_delete_by_state_and_age(headrace):
+    def names():
+        return {run["name"] for run in json.loads(headrace("runs", "list", "--json").output)}
+
+    assert headrace("runs", "delete", "--older-than", "1d", "--yes").output == "no runs\n"
+    assert headrace("runs", "delete", "--state", "Running", "--yes").output == "no runs\n"
+    assert headrace("runs", "delete", "--yes").code == 2
+    assert headrace("runs", "delete", "good", "--state", "Failed", "--yes").code == 2
+    assert "not a span of time" in headrace("runs", "delete", "--older-than", "30").told
+    assert names() == {"good", "bad"}
+    said = headrace("runs", "delete", "--older-than", "0s", "--state", "Failed", "--yes")
+    assert said.output.startswith("deleted bad, ")
+    assert names() == {"good"}
+
+
+@pytest.mark.usefixtures("failed")
 def test_what_has_ended_cannot_be_cancelled(headrace):
     said = headrace("cancel", "good")
     assert said.code == 2
@@ -86,10 +102,34 @@ def test_cancel_reaches_a_running_driver(words, project, headrace):
     while not (project / "began").exists() or run.name not in headrace("runs", "list").output:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert headrace("runs", "delete", run.name, "--yes").code == 2
+    refused = headrace("runs", "delete", run.name, "--yes")
+    assert refused.code == 1
+    assert "its driver seems to be alive" in refused.told
     assert "asked for the end" in headrace(*words, run.name).output
     run.wait(30)
     assert run.state.name == "Cancelled"
+
+
+def test_a_live_run_is_deleted_by_force_and_its_driver_stops(project, headrace):
+    from headrace.cli.finding import find_flow
+
+    began = project / "began"
+    run = find_flow("pipeline:lingering").with_options(executor="threads").start(str(began))
+    deadline = time.monotonic() + 30
+    while not began.exists() or run.name not in headrace("runs", "list").output:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert headrace("runs", "delete", run.name, "--yes", "--force").code == 0
+    assert run.name not in headrace("runs", "list").output
+    run.wait(60)
+    assert run.state.name == "Crashed"
+    assert "was taken over by" in run.state.message
+    assert run.name not in headrace("runs", "list").output
+    folder = project / "home" / "storage" / str(run.id)
+    assert not (folder / "header.json").exists()
+    swept = headrace("storage", "sweep", "--grace", "0s")
+    assert "of no known run" in swept.output
+    assert not folder.exists()
 
 
 def test_no_such_run(headrace):

@@ -219,7 +219,7 @@ class SnapshotJournal:
         data = json.dumps({"version": self.version, "files": files}).encode()
         self.store.write(f"snapshots/{self.version:05d}.json", data, if_absent=True)
 
-    def records(self) -> list[Mapping[str, Any]]:
+    def records(self, *, strict: bool = False) -> list[Mapping[str, Any]]:
         return list(self.log)
 
 

@@ -1,0 +1,69 @@
+"""`headrace storage`: what runs take, and what a sweep removes."""
+
+import json
+
+import pytest
+
+from headrace.core.settings import forget_settings
+
+
+@pytest.fixture
+def two_runs(headrace):
+    headrace("run", "pipeline:count", "--name", "first")
+    headrace("run", "pipeline:count", "--name", "second", "--param", "n=5")
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_usage(project, headrace):
+    lines = headrace("storage", "usage").output.splitlines()
+    assert lines[0].split() == ["id", "name", "flow", "size", "objects", "age"]
+    assert {line.split()[1] for line in lines[1:3]} == {"first", "second"}
+    assert lines[-1].endswith(f"in 2 runs of {project}/home/storage")
+    uses = json.loads(headrace("storage", "usage", "--json").output)
+    (flow,) = json.loads(headrace("storage", "usage", "--by-flow", "--json").output)
+    assert (flow["flow"], flow["runs"]) == ("count", 2)
+    assert flow["bytes"] == sum(use["bytes"] for use in uses)
+    stored = sum(f.stat().st_size for f in (project / "home/storage").rglob("*") if f.is_file())
+    assert flow["bytes"] == stored
+    assert headrace("storage", "usage", "--by-flow").output.splitlines()[1].startswith("count ")
+    other = str(project / "elsewhere")
+    assert "no runs" in headrace("storage", "usage", "--storage", other).output
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_sweep_says_what_goes_and_leaves_the_rest(project, headrace):
+    (first,) = [
+        use for use in json.loads(headrace("storage", "usage", "--json").output)
+        if use["name"] == "first"
+    ]  # fmt: skip
+    stray = project / "home" / "storage" / first["run"] / "data" / "00000" / "00000099-stray"
+    stray.write_bytes(b"x" * 10)
+    assert headrace("storage", "sweep").output.startswith("0 bytes freed")
+    said = headrace("storage", "sweep", "--grace", "0s", "--dry-run").output
+    assert f"would remove 10 bytes in 1 objects of run {first['run']}: partitions that no" in said
+    assert stray.exists()
+    said = headrace("storage", "sweep", "--grace", "0s")
+    assert said.output.splitlines()[-1].startswith("10 bytes freed in ")
+    assert not stray.exists()
+    assert headrace("storage", "sweep", "--grace", "0s").output.startswith("0 bytes freed")
+    assert headrace("resume", "first").code == 0
+    assert headrace("runs", "show", "first").code == 0
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_retention_is_a_setting(project, headrace, monkeypatch):
+    monkeypatch.setenv("HEADRACE_STORAGE_RETENTION", "30d")
+    forget_settings()
+    assert headrace("storage", "sweep").output.startswith("0 bytes freed")
+    found = json.loads(
+        headrace("storage", "sweep", "--grace", "0s", "--retention", "0s", "--json").output
+    )
+    assert {each["reason"] for each in found["found"]} == {"expired"}
+    assert headrace("runs", "list").output == "no runs\n"
+    assert not list((project / "home" / "storage").iterdir())
+    monkeypatch.setenv("HEADRACE_STORAGE_RETENTION", "30")
+    forget_settings()
+    said = headrace("storage", "sweep")
+    assert said.code == 2
+    assert "storage_retention" in said.told
+    assert "30d" in said.told
