@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from .interfaces import Isolation, Manifest, Resources, RunView
+from .interfaces import Isolation, Manifest, NodeView, Resources, RunView
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -178,5 +178,7 @@ class EngineAPI(Protocol):
         ...
 
     def view(self) -> RunView: ...
+
+    def node_view(self, node: NodeHandle) -> NodeView: ...
 
     def graph(self) -> Graph: ...

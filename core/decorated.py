@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 from .binding import Shape
 from .errors import ConfigurationError
 from .hooks import checked_hooks
+from .shown import Shown
 
 AnyHook = TypeVar("AnyHook", bound=Callable[..., Any])
 
@@ -19,8 +20,10 @@ RESERVED = ("wait_for", "return_state")
 """Keywords of every call of a task or flow: no parameter of the function can have these names."""
 
 
-class Decorated:
+class Decorated(Shown):
     """Base of `Task` and `Flow`. Subclasses set ``options`` from what was given."""
+
+    shown_as = "callable"
 
     word: ClassVar[str]
     """``task`` or ``flow``, for messages."""

@@ -53,6 +53,7 @@ from .interfaces import (
     Control,
     LogRecord,
     Manifest,
+    NodeView,
     Outcome,
     Pool,
     Positions,
@@ -69,11 +70,9 @@ from .nodes import Flight, Node, NodeOptions
 from .notes import Notes
 from .outcomes import exception_of, from_record, item_message, name_of, node_message, state_name
 from .packing import Dependency, dependency_of, pack
-from .registry import open_display
 from .retries import Judge, Verdicts, delay_of
 from .returns import kept_column, not_kept
 from .scribe import Scribe
-from .showing import Show
 from .states import Crashed, State, type_of_name
 from .task_hooks import TaskHooks
 from .views import Views, failures_table, graph_of
@@ -151,7 +150,6 @@ class Engine:
         self.hooks = TaskHooks(self)
         self.judge = Judge(self, self._judged)
         self.views = Views(self)
-        self.show: Show | None = None
         self.thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
 
     @classmethod
@@ -204,11 +202,6 @@ class Engine:
         self.scribe.open(self.notes.begun())
         self.scribe.start()
         self.thread.start()
-        if self.info.flow is not None and self.info.parent is None:
-            display = open_display(self.settings.display)
-            if display is not None:
-                self.show = Show(display, self.view)
-                self.show.start()
 
     def _take_over(self) -> None:
         """Become the run's driver in place of an earlier one, and learn what it has done."""
@@ -240,8 +233,6 @@ class Engine:
             self.pools["caller"].close()
             self._clear(state)
             self.state_name = state.name
-            if self.show is not None:
-                self.show.close()
             self.scribe.index({"type": "ended", "state": state.name})
             if self.scribe.settle():
                 for event in self.notes.ended(state):
@@ -526,19 +517,22 @@ class Engine:
         ):
             self.scribe.sync()
             with contextlib.suppress(HistoryError):
-                told = self.info.history.items(self.info.id, node.id, position=position)
-                if told:
-                    return from_record(told[-1], name_of(node, position))
-        return exception_of(node, position)
+                records = self.info.history.items(self.info.id, node.id, position=position)
+                if records:
+                    return from_record(records[-1], name_of(node, position))
+        told = self.notes.items.get((node.id, position))
+        return exception_of(node, position, "" if told is None else told.input)
 
     def value(self, node: Node, position: int) -> Any:
         """See `EngineAPI.value`."""
+        __tracebackhide__ = True
         if position < node.items.size and node.items.good(position):
             return self._load(node, Positions.span(position, position + 1))[0]
         raise self._exception(node, position)
 
     def values(self, node: Node) -> list[Any]:
         """See `EngineAPI.values`."""
+        __tracebackhide__ = True
         if not node.good:
             raise self.error(node, None)
         return self._load(node, node.items.where(*GOOD))
@@ -569,6 +563,7 @@ class Engine:
 
     def dataset(self, node: Node) -> Any:
         """See `EngineAPI.dataset`."""
+        __tracebackhide__ = True
         if not node.good:
             raise self.error(node, None)
         node.pinned = True
@@ -601,6 +596,10 @@ class Engine:
     def view(self) -> RunView:
         """See `EngineAPI.view`."""
         return self.views.view()
+
+    def node_view(self, node: Node) -> NodeView:
+        """See `EngineAPI.node_view`."""
+        return self.views.node(node)
 
     def graph(self) -> Graph:
         """See `EngineAPI.graph`."""

@@ -155,6 +155,7 @@ class Flow(Decorated, Generic[P, R_co]):
         """
         from .flow_engine import refuse_nested, run_flow
 
+        __tracebackhide__ = True
         refuse_nested(self.name)
         within = FLOW_RUN.get()
         if within is not None and within.tracing:

@@ -15,6 +15,7 @@ from . import waiting
 from .context import TASK_RUN, mark_seen
 from .errors import NestedSubmitError, RunError, UnpicklableError
 from .scanning import Scan
+from .shown import Shown
 from .states import FINAL_TYPES, State, StateType, type_of_name
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _no_pickle(what: str) -> UnpicklableError:
     )
 
 
-class Future(Generic[R_co]):
+class Future(Shown, Generic[R_co]):
     """The value of one task call, or of one item of a mapped one, when it is there.
 
     Equal to any other future of the same item. Any thread may use it; awaiting it does not block
@@ -54,6 +55,7 @@ class Future(Generic[R_co]):
     """
 
     __slots__ = ("__weakref__", "engine", "node", "position")
+    shown_as = "future"
 
     def __init__(self, engine: EngineAPI, node: NodeHandle, position: int) -> None:
         self.engine = engine
@@ -103,6 +105,7 @@ class Future(Generic[R_co]):
         TimeoutError
             Not done in time.
         """
+        __tracebackhide__ = True
         if not _wait(self.engine, self.done, timeout, self.task_run_id):
             raise TimeoutError(_LATE.format(self.task_run_id, timeout))
         self._look()
@@ -164,7 +167,7 @@ class Future(Generic[R_co]):
         return f"<Future {self.node.key}[{self.position}] {state}>"
 
 
-class MapFuture(Sequence[Future[R]]):
+class MapFuture(Shown, Sequence[Future[R]]):
     """All items of a mapped task: a sequence of their futures, in item order.
 
     Where the mapped iterable has no length, the number of items is known when it has ended. Until
@@ -172,6 +175,7 @@ class MapFuture(Sequence[Future[R]]):
     """
 
     __slots__ = ("__weakref__", "engine", "expected", "node", "position")
+    shown_as = "map"
 
     def __init__(self, engine: EngineAPI, node: NodeHandle, expected: int | None = None) -> None:
         self.engine = engine
@@ -284,6 +288,7 @@ class MapFuture(Sequence[Future[R]]):
         TimeoutError
             Not done in time.
         """
+        __tracebackhide__ = True
         self._finish(timeout)
         if raise_on_failure or not self._bad():
             return cast("list[R]", self.engine.values(self.node))
@@ -326,6 +331,7 @@ class MapFuture(Sequence[Future[R]]):
 
     def dataset(self) -> Any:
         """The values of all items as a `Dataset`; waits for them."""
+        __tracebackhide__ = True
         self._finish(None)
         return self.engine.dataset(self.node)
 

@@ -1070,7 +1070,9 @@ class NodeView:
     bytes: int
     upstream: tuple[int, ...] = ()
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
-    """How many items failed by signature (exception type and message)."""
+    """How many items failed by signature: the first such failure's exception type and message."""
+    elapsed_seconds: float = 0.0
+    """Since it was called, until it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1087,6 +1089,11 @@ class RunView:
     slots: int
     busy: int
     nodes: tuple[NodeView, ...]
+    busy_past: tuple[tuple[float, int], ...] = ()
+    """Slots that were busy over time: (seconds since the run began, slots), at most `BUSY_POINTS`."""
+
+
+BUSY_POINTS = 120
 
 
 class Display(Protocol):

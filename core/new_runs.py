@@ -42,7 +42,7 @@ def make_run(
         An executor, a storage or a history that cannot be.
     """
     from . import parameters as parameter_rules
-    from .registry import open_history, open_store, resolve_executor
+    from .registry import open_display, open_history, open_store, resolve_executor
     from .settings import get_settings
 
     settings = get_settings()
@@ -79,6 +79,7 @@ def make_run(
         resumes=again is not None and bool(again.name),
         replaced=again.replaced if again is not None else {},
         created=again.created if again is not None else datetime.now(UTC),
+        display=open_display(settings.display) if flow is not None and parent is None else None,
     )
     run = FlowRun[Any](info, options.timeout_seconds)
     if parent is not None:

@@ -31,12 +31,15 @@ def state_name(node: Node, position: int) -> str:
     return node.state if node.ended else "Pending"
 
 
-def exception_of(node: Node, position: int) -> BaseException:
-    """The exception of an item that ended without a value; the user's own where it travelled."""
+def exception_of(node: Node, position: int, given: str = "") -> BaseException:
+    """The exception of an item that ended without a value; the user's own where it travelled.
+
+    ``given`` tells what the item's task was given.
+    """
     name = name_of(node, position)
     failure = node.failures.get(position)
     if failure is not None:
-        return from_failure(failure, name)
+        return from_failure(failure, name, given)
     state = state_name(node, position)
     if state == STATE_NAMES[ItemState.SKIPPED]:
         skipped = UpstreamFailed(f"{name} did not run: {skip_cause(node, position)}")
@@ -86,11 +89,15 @@ def from_record(record: ItemRecord, name: str) -> BaseException:
         return TaskCrashed(f"{name} crashed on attempt {record.attempt}: {record.message}")
     error = TaskFailed(f"{record.type_name}: {record.message}")
     if record.traceback:
-        error.add_note(f"raised by {name}, attempt {record.attempt}:\n{record.traceback}")
+        error.add_note(_raised_by(name, record.attempt, record.input, record.traceback))
     return error
 
 
-def from_failure(failure: Failure, name: str) -> BaseException:
+def _raised_by(name: str, attempt: int, given: str, traceback: str) -> str:
+    return f"raised by {name}, attempt {attempt}{given and f', given {given}'}:\n{traceback}"
+
+
+def from_failure(failure: Failure, name: str, given: str = "") -> BaseException:
     """The exception of a failed attempt, with what the worker told as a note."""
     error = unpickled(failure)
     if failure.kind is FailureKind.TIMEOUT:
@@ -102,7 +109,7 @@ def from_failure(failure: Failure, name: str) -> BaseException:
     if error is None:
         error = TaskFailed(f"{failure.type_name}: {failure.message}")
     if failure.traceback:
-        error.add_note(f"raised by {name}, attempt {failure.attempt}:\n{failure.traceback}")
+        error.add_note(_raised_by(name, failure.attempt, given, failure.traceback))
     return error
 
 

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from .errors import RunNotFoundError
+from .shown import Shown
 from .states import State, StateType
 
 if TYPE_CHECKING:
     from .graph import Graph
-    from .interfaces import History, ItemRecord, LogRecord, NodeRecord, RunRecord, RunStore, Store
+    from .interfaces import (
+        BatchRecord,
+        History,
+        ItemRecord,
+        LogRecord,
+        NodeRecord,
+        RunRecord,
+        RunStore,
+        RunView,
+        Store,
+    )
     from .recorded_items import RecordedItem, RecordedNode
     from .runs import FlowRun
     from .tasks import Task
@@ -43,8 +54,10 @@ def all_logs(history: History, run: UUID, level: int = 0) -> Iterator[LogRecord]
         after = page[-1][0]
 
 
-class RecordedRun:
+class RecordedRun(Shown):
     """A handle on a run that this process does not drive: it reads, and can ask for its end."""
+
+    shown_as = "run"
 
     def __init__(self, history: History, run: UUID, store: Store | None = None) -> None:
         self._history = history
@@ -80,9 +93,20 @@ class RecordedRun:
 
         return Graph.of_records(self.nodes(), self.flow_name)
 
+    @property
+    def status(self) -> RunView:
+        """A snapshot: nodes with their counts by state, and failures by kind."""
+        from .views import recorded_view
+
+        return recorded_view(self.record(), self.nodes(), self._failed())
+
     def nodes(self) -> list[NodeRecord]:
         """Its nodes."""
         return self._history.nodes(self.id)
+
+    def batches(self, limit: int = 1000) -> list[BatchRecord]:
+        """The first batches that have ended: where and when each ran."""
+        return self._history.batches(self.id, limit=limit)
 
     def item(self, node: str, position: int = 0) -> RecordedItem:
         """One item of a node: its state and value, and when it ran.

@@ -13,12 +13,15 @@ from .interfaces import ItemRecord, NodeRecord, Positions, RunStore
 from .items import STATE_NAMES, ItemState, ItemTable
 from .outcomes import from_record
 from .records import receipts_of
+from .shown import Shown
 from .states import State, type_of_name
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedItem:
+class RecordedItem(Shown):
     """One item as history and storage tell it."""
+
+    shown_as = "item"
 
     node: str
     position: int

@@ -155,6 +155,16 @@ def open_display(setting: str) -> Display | None:
     return chosen(setting)
 
 
+def open_pages() -> Callable[[str, Any], str]:
+    """What makes HTML of a thing, given what it is: see `core.shown`."""
+    return _load(EntryPoint("pages", f"{_HERE}.display.pages:page_of", DISPLAYS))
+
+
+def open_live() -> Callable[[Any], None]:
+    """What shows a run that is the last line of a notebook's cell: see `core.shown`."""
+    return _load(EntryPoint("live", f"{_HERE}.display.notebook:show_run", DISPLAYS))
+
+
 _histories: dict[str, History] = {}
 _histories_lock = threading.Lock()
 

@@ -14,13 +14,25 @@ from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
 from .errors import FlowTimeout, RunError, RunNotFoundError
+from .showing import Show
+from .shown import Shown, show_live
 from .states import Pending, State
 from .waiting import in_thread
 
 if TYPE_CHECKING:
     from .flows import Flow
     from .graph import Graph
-    from .interfaces import Executor, History, LogRecord, NodeRecord, RunRecord, RunView, Store
+    from .interfaces import (
+        BatchRecord,
+        Display,
+        Executor,
+        History,
+        LogRecord,
+        NodeRecord,
+        RunRecord,
+        RunView,
+        Store,
+    )
     from .recorded import RecordedRun
     from .recorded_items import RecordedItem
     from .settings import Settings
@@ -66,6 +78,8 @@ class RunInfo:
     replaced: Mapping[str, Task[..., Any]] = field(default_factory=dict[str, Any])
     """Tasks that take the place of those of the same names."""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    display: Display | None = None
+    """Made where the flow was called: a notebook shows it below that cell."""
 
 
 class RunEngine(EngineAPI, Protocol):
@@ -84,12 +98,15 @@ class RunEngine(EngineAPI, Protocol):
         ...
 
 
-class FlowRun(Generic[R]):
+class FlowRun(Shown, Generic[R]):
     """A handle on one run of a flow.
 
     ``flow.start(...)`` gives one at once, while the run goes on in a thread of its own; hooks get
-    one as their second argument. Any thread may use it.
+    one as their second argument. Any thread may use it. As the last line of a notebook's cell it
+    shows the run as it goes on, or what became of it.
     """
+
+    shown_as = "run"
 
     def __init__(self, info: RunInfo, timeout_seconds: float | None = None) -> None:
         self.info = info
@@ -110,6 +127,10 @@ class FlowRun(Generic[R]):
         self._value: Any = None
         self._returned = False
         self._timer: threading.Timer | None = None
+        self.show = Show(lambda: self.status)
+        """Where it is shown while it goes on."""
+        if info.display is not None:
+            self.show.add(info.display)
         _handles[info.id] = self
 
     # ------------------------------------------------------------------------------ what it is
@@ -162,6 +183,10 @@ class FlowRun(Generic[R]):
     def nodes(self) -> list[NodeRecord]:
         """Its nodes as history knows them."""
         return self.info.history.nodes(self.id)
+
+    def batches(self, limit: int = 1000) -> list[BatchRecord]:
+        """The first batches that have ended, as history knows them: where and when each ran."""
+        return self.info.history.batches(self.id, limit=limit)
 
     def record(self) -> RunRecord:
         """The run as history knows it."""
@@ -216,6 +241,7 @@ class FlowRun(Generic[R]):
         TimeoutError
             Not done in ``timeout`` seconds; the run goes on.
         """
+        __tracebackhide__ = True
         if not self._finished.wait(timeout):
             raise TimeoutError(
                 f"run {self.name} was not done after {timeout:g} seconds; it goes on"
@@ -272,6 +298,7 @@ class FlowRun(Generic[R]):
         """The run's engine works; a time limit counts from now."""
         self.engine = engine
         self.started = time.time()
+        self.show.start()
         if self.timeout_seconds is not None:
             self._timer = threading.Timer(self.timeout_seconds, self._expire)
             self._timer.daemon = True
@@ -319,7 +346,11 @@ class FlowRun(Generic[R]):
         """The run is over, and everything is written."""
         self._state = state
         self.ended = time.time()
+        self.show.close()
         self._finished.set()
+
+    def _ipython_display_(self) -> None:
+        show_live(self)
 
     def __repr__(self) -> str:
         return f"<FlowRun {self.name} of {self.flow_name!r}: {self._state.name}>"
@@ -347,7 +378,17 @@ def settled_history() -> History:
     return history
 
 
-def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) -> list[RunRecord]:
+class Runs(Shown, list["RunRecord"]):
+    """Records of runs; a table in a notebook."""
+
+    shown_as = "runs"
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Runs(found) if isinstance(index, slice) else found
+
+
+def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) -> Runs:
     """Flow runs that history knows, newest first.
 
     Parameters
@@ -355,7 +396,7 @@ def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) 
     flow, state
         Only those of this flow, in the state of this name.
     """
-    return settled_history().runs(flow=flow, state=state, limit=limit)
+    return Runs(settled_history().runs(flow=flow, state=state, limit=limit))
 
 
 def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:

@@ -14,42 +14,68 @@ PATIENCE_SECONDS = 0.5
 
 
 class Show:
-    """One run's display. Nothing that a display raises reaches the run.
+    """Where one run is shown: nowhere, or on any number of displays.
+
+    Nothing that a display raises reaches the run.
 
     Parameters
     ----------
-    display
-        What shows it.
     view
         Takes a snapshot.
     """
 
-    def __init__(self, display: Display, view: Callable[[], RunView]) -> None:
-        self.display, self.view = display, view
+    def __init__(self, view: Callable[[], RunView]) -> None:
+        self.view = view
+        self.displays: list[Display] = []
+        self.lock = threading.Lock()
+        self.begun = False
         self.over = threading.Event()
-        self.broken = False
-        self.thread = threading.Thread(target=self._run, name="headrace-show", daemon=True)
+        self.thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to show."""
-        self.thread.start()
+        """The run has begun: show it where it is to be shown."""
+        with self.lock:
+            self.begun = True
+            self._go_on()
+
+    def add(self, display: Display) -> bool:
+        """Show it there, too; False: it is over, and nothing more will be shown."""
+        with self.lock:
+            if self.over.is_set():
+                return False
+            self.displays.append(display)
+            self._go_on()
+        return True
+
+    def _go_on(self) -> None:
+        if self.begun and self.displays and self.thread is None:
+            self.thread = threading.Thread(target=self._run, name="headrace-show", daemon=True)
+            self.thread.start()
 
     def close(self) -> None:
         """Show the end, and stop."""
-        self.over.set()
-        self.thread.join()
-        self._try(lambda: self.display.close(self.view()))
+        with self.lock:
+            self.over.set()
+        if self.thread is not None:
+            self.thread.join()
 
     def _run(self) -> None:
+        # Also the last picture is shown from here: messages of the flow's own thread count as those
+        # of the cell that called it, and what executes a notebook takes none of a cell that has ended.
         wait = PATIENCE_SECONDS
-        while not self.over.wait(wait) and not self.broken:
-            self._try(lambda: self.display.update(self.view()))
+        while not self.over.wait(wait):
+            view = self.view()
+            for display in list(self.displays):
+                self._try(display, display.update, view)
             wait = PERIOD_SECONDS
+        view = self.view()
+        for display in list(self.displays):
+            self._try(display, display.close, view)
 
-    def _try(self, show: Callable[[], None]) -> None:
+    def _try(self, display: Display, show: Callable[[RunView], None], view: RunView) -> None:
         try:
-            show()
+            show(view)
         except Exception as error:  # noqa: BLE001 - a front end may raise anything; the run goes on unseen
-            if not self.broken:
-                logging.getLogger("headrace").warning("the display of the run failed: %r", error)
-            self.broken = True
+            logging.getLogger("headrace").warning("the display of the run failed: %r", error)
+            with self.lock:
+                self.displays.remove(display)

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from .errors import Cancelled as CancelledError
 from .errors import RunError, TaskCrashed, TaskFailed, UpstreamFailed
+from .shown import Shown
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -56,7 +57,7 @@ _WRAPPERS: Mapping[StateType, type[RunError]] = {
 }
 
 
-class State(Generic[R_co]):
+class State(Shown, Generic[R_co]):
     """The state of a flow run, a node or an item. Immutable.
 
     Parameters
@@ -79,6 +80,8 @@ class State(Generic[R_co]):
     origin
         The future whose state this is: a task that is given the state takes the value from there.
     """
+
+    shown_as = "state"
 
     __slots__ = ("_data", "_loader", "message", "name", "origin", "run", "timestamp", "type")
 
@@ -168,6 +171,7 @@ class State(Generic[R_co]):
         RunError
             The state is not final yet.
         """
+        __tracebackhide__ = True
         if not self.is_final():
             raise RunError(f"{self._subject()} is {self.name}; it has no result yet")
         if self.is_completed():

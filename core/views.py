@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .interfaces import ItemRecord, NodeView, Resources, RunView
+from .interfaces import (
+    BUSY_POINTS,
+    ItemRecord,
+    NodeRecord,
+    NodeView,
+    Resources,
+    RunRecord,
+    RunView,
+)
 from .items import STATE_NAMES, ItemState
 from .nodes import Node
 from .outcomes import name_of
@@ -30,6 +40,11 @@ class Views:
         self.engine = engine
         self.begun = time.monotonic()
         self.past: dict[Node, deque[tuple[float, int]]] = {}
+        self.lasted: dict[Node, float] = {}
+        self.kinds: dict[Node, Signatures] = {}
+        self.busy_past: list[tuple[float, int]] = []
+        self.over: float | None = None
+        """When the run was seen to have ended, in seconds since it began."""
 
     def view(self) -> RunView:
         """The run as it stands."""
@@ -37,20 +52,31 @@ class Views:
         info = engine.info
         bad = engine.cancel_reason
         busy = sum(1 for f in list(engine.machine.flights.values()) if f.began is not None)
+        if self.over is None:
+            elapsed = time.monotonic() - self.begun
+            self.busy_past.append((elapsed, busy))
+            if len(self.busy_past) > BUSY_POINTS:
+                self.busy_past = self.busy_past[::2]
+            if engine.state_name != "Running":
+                self.over = elapsed
+        else:
+            elapsed = self.over
         return RunView(
             id=engine.run_id,
             name=info.name,
             flow=info.flow_name,
             executor=info.executor.name,
-            state="Cancelling" if bad else engine.state_name,
+            state="Cancelling" if bad and self.over is None else engine.state_name,
             message=bad,
-            elapsed_seconds=time.monotonic() - self.begun,
+            elapsed_seconds=elapsed,
             slots=engine.pools["main"].slots(Resources()),
             busy=busy,
-            nodes=tuple(map(self._node, list(engine.nodes.values()))),
+            nodes=tuple(map(self.node, list(engine.nodes.values()))),
+            busy_past=tuple(self.busy_past),
         )
 
-    def _node(self, node: Node) -> NodeView:
+    def node(self, node: Node) -> NodeView:
+        """One node as it stands."""
         now, done = time.monotonic(), node.items.ended
         past = self.past.setdefault(node, deque())
         past.append((now, done))
@@ -65,9 +91,11 @@ class Views:
         total = source.total
         if total is not None and rate > 0 and not node.ended:
             eta = (total - done) / rate
-        signatures = Counter(
-            f"{f.type_name}: {f.message}"[:200] for f in list(node.failures.values())[:10_000]
-        )
+        kinds = self.kinds.get(node)
+        if kinds is None or kinds.taken > len(node.failures):
+            kinds = self.kinds[node] = Signatures()
+        failed = list(node.failures.values())[kinds.taken :]
+        kinds.take(f"{f.type_name}: {f.message}"[:200] for f in failed)
         return NodeView(
             node=node.id,
             name=node.key,
@@ -79,8 +107,86 @@ class Views:
             eta_seconds=eta,
             bytes=node.bytes,
             upstream=tuple(number for number, _ in self.engine.notes.edges.get(node, ())),
-            failures=dict(signatures.most_common(_SIGNATURES)),
+            failures=kinds.commonest(_SIGNATURES),
+            elapsed_seconds=self._elapsed(node),
         )
+
+    def _elapsed(self, node: Node) -> float:
+        started = self.engine.notes.started.get(node)
+        if started is None:
+            return 0.0
+        if node in self.lasted:
+            return self.lasted[node]
+        seconds = _lasted(started, None)
+        if node.ended:
+            self.lasted[node] = seconds
+        return seconds
+
+
+_VARIES = re.compile(r"""'[^']*'|"[^"]*"|0x[0-9a-fA-F]+|\d+""")
+
+
+class Signatures:
+    """Counts messages by kind. They are of a kind if they differ in numbers and quoted words only."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.samples: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+
+    def take(self, messages: Iterable[str]) -> None:
+        """Count more of them."""
+        for message in messages:
+            kind = _VARIES.sub("#", message)
+            self.samples.setdefault(kind, message)
+            self.counts[kind] += 1
+            self.taken += 1
+
+    def commonest(self, most: int) -> dict[str, int]:
+        """How many there are of the commonest kinds, each under its first message."""
+        return {self.samples[kind]: count for kind, count in self.counts.most_common(most)}
+
+
+def recorded_view(
+    record: RunRecord, nodes: Sequence[NodeRecord], failed: Iterable[ItemRecord]
+) -> RunView:
+    """A run as history tells it, with the items that ended badly."""
+    kinds: dict[int, Signatures] = {}
+    for item in failed:
+        kind = kinds.setdefault(item.node, Signatures())
+        kind.take((f"{item.type_name}: {item.message}"[:200],))
+    return RunView(
+        id=str(record.id),
+        name=record.name,
+        flow=record.flow,
+        executor=record.executor,
+        state=record.state,
+        message=record.message,
+        elapsed_seconds=_lasted(record.started, record.ended),
+        slots=0,
+        busy=0,
+        nodes=tuple(
+            NodeView(
+                node=n.node,
+                name=n.key,
+                state=n.state,
+                mapped=n.mapped,
+                total=n.total,
+                counts=n.counts,
+                rate=0.0,
+                eta_seconds=None,
+                bytes=n.bytes,
+                upstream=tuple(source for source, _ in n.upstream),
+                failures=kinds[n.node].commonest(_SIGNATURES) if n.node in kinds else {},
+                elapsed_seconds=_lasted(n.started, n.ended),
+            )
+            for n in nodes
+        ),
+    )
+
+
+def _lasted(started: datetime | None, ended: datetime | None) -> float:
+    return 0.0 if started is None else ((ended or datetime.now(UTC)) - started).total_seconds()
 
 
 def graph_of(engine: Engine) -> Graph:

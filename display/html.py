@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ..core.graph import Graph, GraphEdge, GraphNode
 from ..core.interfaces import ItemRecord, NodeView, RunView
 from . import formats, progress
 
@@ -20,15 +21,36 @@ WORDS = "text-align:left;padding:3px 10px;max-width:60em"
 SHORT = f"{WORDS};white-space:nowrap"
 
 
-def run_card(view: RunView) -> str:
-    """A run: its header, its nodes and its failures."""
+MOST_DRAWN = 40
+"""A run with more nodes has no drawing of its graph: nobody could read it."""
+
+
+def run_card(view: RunView, *more: str) -> str:
+    """A run: its header, graph, nodes and failures, and what else there is to show of it."""
     parts = [run_header(view)]
+    if any(node.upstream for node in view.nodes) and len(view.nodes) <= MOST_DRAWN:
+        parts.append(f'<div style="max-width:100%;overflow-x:auto">{graph_of(view).svg}</div>')
     if view.nodes:
         parts.append(node_table(view.nodes))
-    found, more = progress.signatures(view, 5)
+    parts += more
+    found, left_out = progress.signatures(view, 5)
     if found:
-        parts.append(signature_table(found, more))
+        parts.append(signature_table(found, left_out))
+    return framed(*parts)
+
+
+def framed(*parts: str) -> str:
+    """Parts of a page in headrace's type."""
     return f'<div style="{FONT};color:inherit">{"".join(parts)}</div>'
+
+
+def graph_of(view: RunView) -> Graph:
+    """The drawing of a snapshot's nodes."""
+    nodes = [
+        GraphNode(n.node, n.name, n.mapped, n.state, dict(n.counts), n.total) for n in view.nodes
+    ]
+    edges = [GraphEdge(source, n.node) for n in view.nodes for source in n.upstream]
+    return Graph(tuple(nodes), tuple(edges), view.flow)
 
 
 def run_header(view: RunView) -> str:
@@ -40,7 +62,26 @@ def run_header(view: RunView) -> str:
     return (
         f'<div style="margin:2px 0 6px"><b>{escape(view.flow)}</b>'
         f' <span style="{FAINT}">/ {escape(view.name)}</span> {pill(view.state)}'
-        f' <span style="{FAINT}">{" · ".join(facts)}</span>{message}</div>'
+        f' <span style="{FAINT}">{" · ".join(facts)}</span>{busy_line(view)}{message}</div>'
+    )
+
+
+def busy_line(view: RunView) -> str:
+    """The slots in use over time, as a small drawing; nothing where there is too little to draw."""
+    if len(view.busy_past) < 3 or not view.slots:
+        return ""
+    width, height = 140, 18
+    last = view.busy_past[-1][0] or 1.0
+    points = " ".join(
+        f"{width * seconds / last:.1f},{height * (1 - min(1.0, busy / view.slots)):.1f}"
+        for seconds, busy in view.busy_past
+    )
+    return (
+        f' <svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+        f' style="vertical-align:-4px;border-bottom:1px solid currentColor;opacity:.75">'
+        f"<title>slots in use over time, of {view.slots}</title>"
+        f'<polygon points="0,{height} {points} {width},{height}" fill="{progress.colour("Running")}"'
+        ' fill-opacity=".55"/></svg>'
     )
 
 
@@ -54,23 +95,20 @@ def pill(state: str) -> str:
 
 
 def node_table(nodes: Sequence[NodeView]) -> str:
-    """A row for each node: name, bar, items, rate, time left, bytes, failures."""
-    titles = ("", "", ">items", ">rate", ">left", ">size", "")
+    """A row for each node: name, bar, items, rate, time so far and left, bytes, failures."""
+    titles = ("", "", ">items", ">rate", ">time", ">left", ">size", "")
     rows = [_node_row(node) for node in nodes]
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def _node_row(node: NodeView) -> str:
     line = progress.line(node)
     failed = f'<span style="color:{progress.colour("Failed")}">{escape(line.failed)}</span>'
-    return (
-        f'<tr style="background:none"><td style="{SHORT};{LINE}">{escape(_short(line.name, 60))}</td>'
-        f'<td style="{WORDS};{LINE}">{bar(node)}</td>'
-        + "".join(
-            f'<td style="{NUMBER};{LINE}">{escape(text)}</td>'
-            for text in (line.done, line.rate, line.eta, line.size)
-        )
-        + f'<td style="{SHORT};{LINE}">{failed}</td></tr>'
+    return row(
+        _cell(escape(_short(line.name, 60)), SHORT),
+        markup(bar(node)),
+        *(number(text) for text in (line.done, line.rate, line.time, line.eta, line.size)),
+        _cell(failed, SHORT),
     )
 
 
@@ -92,29 +130,29 @@ def bar(node: NodeView) -> str:
 def signature_table(found: Sequence[tuple[str, str, int]], more: int = 0) -> str:
     """Failures by kind: (node, signature, items), and how many kinds are left out."""
     rows = [
-        f'<tr style="background:none"><td style="{NUMBER};{LINE}">{formats.exact(n)}</td>'
-        f'<td style="{WORDS};{LINE}">{escape(name)}</td>'
-        f'<td style="{WORDS};{LINE}"><code>{escape(_short(signature, 200))}</code></td></tr>'
+        row(number(formats.exact(n)), words(name), code(signature, 200))
         for name, signature, n in found
     ]
     if more:
         rows.append(_remark(f"and {formats.exact(more)} more kinds of failures", 3))
-    return _table((">failed", "node", "error"), rows)
+    return table((">failed", "node", "error"), rows)
 
 
 def failure_table(items: Sequence[ItemRecord], most: int = 20) -> str:
     """Failed attempts of items: where, what, and the input; at most ``most`` of them."""
     rows = [
-        f'<tr style="background:none"><td style="{NUMBER};{LINE}">{item.node}[{item.position}]</td>'
-        f'<td style="{NUMBER};{LINE}">{item.attempt}</td>'
-        f'<td style="{WORDS};{LINE}">{escape(item.state)}</td>'
-        f'<td style="{WORDS};{LINE}"><code>{escape(_short(_error(item), 200))}</code></td>'
-        f'<td style="{WORDS};{LINE}"><code>{escape(_short(item.input, 80))}</code></td></tr>'
+        row(
+            number(f"{item.node}[{item.position}]"),
+            number(str(item.attempt)),
+            words(item.state),
+            code(_error(item), 200),
+            code(item.input, 80),
+        )
         for item in items[:most]
     ]
     if len(items) > most:
         rows.append(_remark(f"and {formats.exact(len(items) - most)} more", 5))
-    return _table((">item", ">attempt", "state", "error", "input"), rows)
+    return table((">item", ">attempt", "state", "error", "input"), rows)
 
 
 def _error(item: ItemRecord) -> str:
@@ -130,11 +168,48 @@ def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _table(titles: Sequence[str], rows: Sequence[str]) -> str:
-    """A table; the titles of columns of numbers begin with ``>``."""
+def row(*cells: str) -> str:
+    """A line of a table, out of `number`, `words`, `code` and `markup`."""
+    return f'<tr style="background:none">{"".join(cells)}</tr>'
+
+
+def number(text: str) -> str:
+    """A cell with a number, or what is read like one."""
+    return _cell(escape(text), NUMBER)
+
+
+def words(text: str, *, bold: bool = False) -> str:
+    """A cell with words."""
+    return _cell(f"<b>{escape(text)}</b>" if bold else escape(text), WORDS)
+
+
+def code(text: str, length: int) -> str:
+    """A cell with at most so much of a text of the user's."""
+    return _cell(f"<code>{escape(_short(text, length))}</code>", f"{WORDS};overflow-wrap:anywhere")
+
+
+def markup(text: str) -> str:
+    """A cell with what is HTML already."""
+    return _cell(text, WORDS)
+
+
+def _cell(text: str, style: str) -> str:
+    return f'<td style="{style};{LINE}">{text}</td>'
+
+
+def table(titles: Sequence[str], rows: Sequence[str], *, escaped: bool = False) -> str:
+    """A table; the titles of columns of numbers begin with ``>``.
+
+    Parameters
+    ----------
+    rows
+        Made by `row`.
+    escaped
+        The titles are HTML already.
+    """
     cells = "".join(
         f'<th style="{NUMBER if title.startswith(">") else WORDS};{FAINT};font-weight:normal">'
-        f"{title.removeprefix('>')}</th>"
+        f"{title.removeprefix('>') if escaped else escape(title.removeprefix('>'))}</th>"
         for title in titles
     )
     return (

@@ -38,6 +38,7 @@ class Line:
     done: str
     """Items completed, and of how many: ``980/2,000``, ``980`` while the total is not known."""
     rate: str
+    time: str
     eta: str
     size: str
     failed: str
@@ -51,6 +52,7 @@ def line(node: NodeView) -> Line:
         state=node.state,
         done=_done(node),
         rate="" if finished else formats.rate(node.rate),
+        time=formats.duration(node.elapsed_seconds) if node.elapsed_seconds else "",
         eta="" if finished or node.eta_seconds is None else formats.duration(node.eta_seconds),
         size=formats.size(node.bytes) if node.bytes else "",
         failed=_failed(node.counts),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
 from ..core.interfaces import Capabilities
+from ..core.shown import Shown
 from .capacity import cores, memory
 from .pool import QueuePool
 from .reach import probe
@@ -18,7 +19,7 @@ _REACH_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class DaskExecutor:
+class DaskExecutor(Shown):
     """Runs batches on Dask.
 
     Parameters
@@ -37,6 +38,8 @@ class DaskExecutor:
     idle_seconds
         After so long without work, the workers' threads are given back to others.
     """
+
+    shown_as = "executor"
 
     address: str | None = None
     cluster: Any = None

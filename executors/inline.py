@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ..core.interfaces import Batch, Capabilities, Control, Resources, Sink
+from ..core.shown import Shown
 from .capacity import Capacity
 from .host import Host
 from .pool import closed, withdrawn
@@ -16,8 +17,10 @@ _ANY_CPUS = 1e6
 
 
 @dataclass(frozen=True)
-class InlineExecutor:
+class InlineExecutor(Shown):
     """Runs one batch at a time in the calling thread."""
+
+    shown_as = "executor"
 
     @property
     def name(self) -> str:

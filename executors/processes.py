@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from ..core.errors import ConfigurationError
+from ..core.shown import Shown
 from . import capacity
 from .capacity import Capacity, cores
 from .launch import Launch
@@ -13,7 +14,7 @@ from .pool import SlotPool
 
 
 @dataclass(frozen=True)
-class ProcessesExecutor:
+class ProcessesExecutor(Shown):
     """Runs batches in child processes, which start when they are needed and stay warm.
 
     Parameters
@@ -30,6 +31,8 @@ class ProcessesExecutor:
         batches turn out to need more memory than all slots together have, fewer run at a time.
         Default of ``memory``: the setting of that name, or most of what the machine has.
     """
+
+    shown_as = "executor"
 
     max_workers: int | None = None
     env: Mapping[str, str] | None = None

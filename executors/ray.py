@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core.errors import ExecutorError, MissingExtraError, VersionMismatchError
 from ..core.interfaces import Capabilities
+from ..core.shown import Shown
 from .capacity import cores
 from .launch import path_to_package
 from .pool import QueuePool
@@ -22,7 +23,7 @@ _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class RayExecutor:
+class RayExecutor(Shown):
     """Runs batches on Ray.
 
     Parameters
@@ -37,6 +38,8 @@ class RayExecutor:
     idle_seconds
         An actor that had nothing to do for so long gives its resources back.
     """
+
+    shown_as = "executor"
 
     address: str | None = None
     num_cpus: int | None = None

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ..core.errors import ConfigurationError
+from ..core.shown import Shown
 from .capacity import Capacity, cores
 from .pool import SlotPool
 
@@ -13,7 +14,7 @@ _MOST_THREADS = 32
 
 
 @dataclass(frozen=True)
-class ThreadsExecutor:
+class ThreadsExecutor(Shown):
     """Runs batches on threads.
 
     Parameters
@@ -24,6 +25,8 @@ class ThreadsExecutor:
     memory
         Bytes that tasks may ask for in all; 0: not counted.
     """
+
+    shown_as = "executor"
 
     max_workers: int | None = None
     memory: int = 0

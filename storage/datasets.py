@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..core.errors import ConfigurationError
+from ..core.shown import Shown
 from .pieces import Piece, Scan
 from .unifying import unified
 
@@ -22,7 +23,7 @@ _BINARY_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 DEFAULT_PARTITION_BYTES = 64 << 20
 
 
-class Dataset:
+class Dataset(Shown):
     """Ordered rows in files or partitions. Nothing is read until it is asked for.
 
     Made by `open_dataset`, by a future's ``.dataset()``, and by `write`. Immutable and picklable;
@@ -30,6 +31,8 @@ class Dataset:
 
     Thread rule: all methods from any thread.
     """
+
+    shown_as = "dataset"
 
     def __init__(
         self,
@@ -94,6 +97,12 @@ class Dataset:
             first = self._full_schema().names[:1]
             return sum(batch.num_rows for batch in self.iter_batches(columns=first))
         return sum(p.count() if p.rows is None else p.rows for p in self._pieces)
+
+    @property
+    def known_rows(self) -> int | None:
+        """Rows, where that is known without reading; else None."""
+        rows = [piece.rows for piece in self._pieces]
+        return None if self._filter is not None or None in rows else sum(cast("list[int]", rows))
 
     @property
     def files(self) -> list[str]:

@@ -27,8 +27,8 @@ def test_a_card_has_all_there_is_to_say() -> None:
     assert texts(card) == [
         "prepare", "/ brave-otter", "Running", "1 min 5 s · dask · 3 of 4 slots busy",
         "almost there",
-        "items", "rate", "left", "size",
-        "clean-0", "980/2,000", "123/s", "2 min 10 s", "3.4 GB", "20 failed",
+        "items", "rate", "time", "left", "size",
+        "clean-0", "980/2,000", "123/s", "12 s", "2 min 10 s", "3.4 GB", "20 failed",
         "failed", "node", "error",
         "15", "clean-0", "ValueError: bad <input>",
         "5", "clean-0", "KeyError: 'x'",

@@ -66,6 +66,40 @@ def test_it_is_updated_in_place_from_a_thread_also_after_its_cell() -> None:
     )
 
 
+FLOW = (
+    "import threading, headrace\n"
+    "go_on = threading.Event()\n"
+    "@headrace.task\n"
+    "def one(i): go_on.wait(60); return i\n"
+    "@headrace.flow(executor='threads')\n"
+    "def prepare(n): return one.map(range(n))\n"
+)
+
+
+def test_a_flow_that_is_started_is_shown_below_its_cell_once() -> None:
+    first, _ = run_cells(
+        FLOW + "run = prepare.start(30)\nrun",
+        "go_on.set(); run.wait()",
+    )
+    (output,) = first["outputs"]
+    assert "30/30" in "".join(output["data"]["text/html"])
+    assert "Completed" in "".join(output["data"]["text/plain"])
+
+
+def test_a_run_that_is_a_later_cell_s_last_line_goes_on_there_and_then_stays() -> None:
+    _, second, _, fourth = run_cells(
+        FLOW + "run = prepare.start(30)",
+        "run",
+        "go_on.set(); run.wait()",
+        "run",
+    )
+    for cell in (second, fourth):
+        (output,) = cell["outputs"]
+        assert "30/30" in "".join(output["data"]["text/html"])
+    assert "<FlowRun" in "".join(fourth["outputs"][0]["data"]["text/plain"])
+    assert "items in" in "".join(fourth["outputs"][0]["data"]["text/html"])  # of the timeline
+
+
 def test_what_looks_the_same_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.display import notebook
 

@@ -18,6 +18,7 @@ def a_node(node: int = 0, **changes: Any) -> NodeView:
         "rate": 123.4,
         "eta_seconds": 130.0,
         "bytes": 3_400_000_000,
+        "elapsed_seconds": 12.0,
         "failures": {"ValueError: bad <input>": 15, "KeyError: 'x'": 5},
     }
     return NodeView(**(fields | changes))
