@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("running:run", "Run a flow of yours."),
     "runs": ("records:runs", "Look at runs, past and present."),
     "resume": ("running:resume", "Go on with a run that did not complete."),
+    "replay": ("running:replay", "Run one item of a run again, here."),
     "cancel": ("records:cancel", "Ask for a run's end."),
     "storage": ("storage:storage", "See what runs take in a store, and free it."),
     "example": ("running:example", "Run a flow that headrace brings along."),
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # as in `headrace runs list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
-    except Exception as error:
+    except Exception as error:  # the last one to see it: users get a line, not a traceback
         if debug:
             raise
         code = _told(error)

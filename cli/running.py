@@ -79,6 +79,33 @@ def resume(
     _tell(run.state, as_json=as_json)
 
 
+@click.command()
+@click.argument("which", metavar="RUN")
+@click.argument("node")
+@click.argument("position", metavar="[ITEM]", type=int, default=0)
+@click.option("--pdb", "debugger", is_flag=True, help="Open the debugger where it raises.")
+def replay(which: str, node: str, position: int, debugger: bool) -> None:
+    """Run one item of RUN again in this process, with what it was given; nothing is recorded.
+
+    NODE is a task's key, as `headrace runs show` tells it, such as clean-0.
+    """
+    import pdb  # noqa: T100 - that is what it is for
+    import traceback
+
+    sys.path.insert(0, os.getcwd())
+    item = attach(which).item(node, position)
+    try:
+        result = item.replay()
+    except HeadraceError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the user's own task may raise anything
+        traceback.print_exc()
+        if debugger:
+            pdb.post_mortem(error.__traceback__)
+        raise RunFailed(f"{node}[{position}]: {type(error).__name__}: {one_line(error)}") from None
+    click.echo(_short(result))
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("example_name", metavar="[EXAMPLE]", required=False)
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[--PARAMETER VALUE]...")

@@ -53,7 +53,10 @@ class ItemEvent:
     state: ItemState
     failure: Failure
     worker: WorkerInfo | None
-    chunk: Chunk | None
+    nodes: tuple[Node, ...]
+    """The stages of its batch up to this one."""
+    chunk: Chunk
+    """What the batch was given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import cloudpickle
 from .calls import Call
 from .columns import Chunk, pruned
 from .endings import UpstreamFailure, name_of
+from .given import Given
 from .identity import NOBODY, item_id, item_ids
 from .interfaces import (
     Batch,
@@ -52,6 +53,8 @@ class _Prepared:
     """Of a single call whose arguments hold no future."""
     salt: bytes | None = None
     """What a map's static arguments add to its items' ids, once they are known."""
+    bare: tuple[Upstream, ...] | None = None
+    """What the static arguments' futures stand for, without bytes that ride along; once asked for."""
 
 
 class Dispatcher:
@@ -255,6 +258,70 @@ class Dispatcher:
         stage = Stage(node.id, node.key, self.prepared[node].spec, flight.attempts[0])
         return failure_of(stage, position, error, time.time_ns(), FailureKind.ARGUMENT)
 
+    # ---------------------------------------------------------------------------- inputs
+
+    def given(
+        self,
+        nodes: Sequence[Node],
+        attempt: int,
+        chunk: Chunk,
+        positions: Positions,
+        *,
+        here: bool = False,
+    ) -> Given:
+        """What items of a chain's last node were given, so that it can be had again.
+
+        From the value of the node above where it is kept, else from the chain's first node on.
+        ``here``: it stays in this process, so secrets and live objects may be in it.
+
+        Raises
+        ------
+        SecretError
+            It holds a secret.
+        Exception
+            Whatever pickling raises; `RunError` where a value that it stands on was not kept.
+        """
+        if len(nodes) > 1 and nodes[-2].items.kept(positions) == positions:
+            column = nodes[-2].items.column(positions, inline_limit=0)
+            nodes, chunk = nodes[-1:], Chunk(positions, [column])
+        first, prepared = nodes[0], self.prepared[nodes[0]]
+        columns: list[Any] = chunk.only(positions).columns
+        columns, ids = columns[: len(columns) - first.keyed], columns[-1] if first.keyed else None
+        if first.single:
+            plain: list[Any] = [[whole(value)] for [value] in columns]
+        else:
+            plain = [self._plain(column) for column in columns]
+        names = tuple(prepared.call.static if first.single else prepared.call.mapped)
+        packed = self._pack(plain, names) if here else pack(plain, secrets=False)
+        if ids is not None:
+            ids = b"".join(cast("list[bytes]", ids))
+        elif first.single:
+            ids = item_id(tuple(prepared.call.static.items()))
+        elif packed.dependencies:
+            ids = item_ids(columns)
+        return Given(
+            tuple(
+                Stage(
+                    node.id, node.key, self.prepared[node].spec, attempt,
+                    upstream=self._bare(node), salt=self.salt(node),
+                )
+                for node in nodes
+            ),
+            positions,
+            packed.data,
+            tuple(_bared(self._upstream(each)) for each in packed.dependencies),
+            packed.live or prepared.static.live if here else (),
+            ids,
+        )  # fmt: skip
+
+    def _bare(self, node: Node) -> tuple[Upstream, ...]:
+        """The same object each time, so that many failures of a node are written with it once."""
+        prepared = self.prepared[node]
+        if prepared.bare is None:
+            dependencies = prepared.static.dependencies
+            prepared.bare = tuple(_bared(self._upstream(each)) for each in dependencies)
+        return prepared.bare
+
     # ---------------------------------------------------------------------------- values
 
     def budgeted(self, report: Report) -> Report:
@@ -265,6 +332,17 @@ class Dispatcher:
             return report
         bare = tuple(dataclasses.replace(r, inline=None) for r in report.receipts)
         return dataclasses.replace(report, receipts=bare)
+
+
+def _bared(entry: Upstream) -> Upstream:
+    """Without the partitions' own bytes, which can be read."""
+    if isinstance(entry, Ref):
+        return dataclasses.replace(entry, inline=None)
+    if isinstance(entry, MapRef):
+        receipts = tuple(dataclasses.replace(r, inline=None) for r in entry.manifest.receipts)
+        manifest = dataclasses.replace(entry.manifest, receipts=receipts)
+        return dataclasses.replace(entry, manifest=manifest)
+    return entry
 
 
 def _salt(call: Call) -> bytes:

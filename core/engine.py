@@ -46,6 +46,7 @@ from .errors import (
 )
 from .feeding import Feeder
 from .futures import Future, MapFuture
+from .given import Given, Keeper, given_again
 from .headers import write_header
 from .identity import SIZE, item_ids, key_ids, salted, split_ids
 from .interfaces import (
@@ -75,7 +76,7 @@ from .returns import kept_column, not_kept
 from .scribe import Scribe
 from .states import Crashed, State, type_of_name
 from .task_hooks import TaskHooks
-from .views import Views, failures_table, graph_of
+from .views import Views, failures_of, graph_of
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -129,11 +130,13 @@ class Engine:
         self.state_name = "Running"
         self.trouble: BaseException | None = None
         self.notes = Notes(info)
+        self.keeper = Keeper(self)
         self.scribe = Scribe(
             info.id,
             info.history,
             self.store.journal,
             self.store.delete,
+            self.keeper.write,
             heartbeat_seconds=self.settings.heartbeat_seconds,
             trouble=self._troubled,
             request=self._requested,
@@ -569,9 +572,17 @@ class Engine:
         node.pinned = True
         return self.store.dataset(self.manifest(node))
 
+    def given(self, key: str, position: int) -> Given | None:
+        """See `RunEngine.given`."""
+        return given_again(self, key, position) if key in self.by_key else None
+
+    def functions(self) -> dict[int, Callable[..., Any]]:
+        """See `RunEngine.functions`."""
+        return {node.id: call.fn for node, call in list(self.calls.items())}
+
     def failures(self, node: Node | None = None) -> Any:
         """See `EngineAPI.failures`."""
-        return failures_table(self, [node] if node is not None else list(self.nodes.values()))
+        return failures_of(self, [node] if node is not None else list(self.nodes.values()))
 
     def cancel(
         self,
@@ -712,7 +723,7 @@ class Engine:
                 self.watchers[node] = left
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
-        todo = list(commands)
+        todo, failed = list(commands), list[ItemEvent]()
         for command in todo:
             match command:
                 case Submit(flight):
@@ -733,8 +744,10 @@ class Engine:
                 case ItemEvent():
                     self.scribe.note(self.notes.item(command, self.calls[command.node]))
                     self._hook(command)
+                    failed.append(command)
                 case NodeEnded(node):
                     self._node_ended(node)
+        self.keeper.keep(failed)
 
     def _submit(self, flight: Flight) -> list[Command]:
         now = time.time()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from .errors import ConfigurationError, NotFoundError, RunError
+from .packing import SecretError, refuse_secret
 
 if TYPE_CHECKING:
     from .flows import Flow
@@ -52,7 +53,7 @@ def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:
         file = io.BytesIO()
         try:
             _Pickler(file).dump(value)
-        except _SecretError:
+        except SecretError:
             lacking[name] = "holds a secret"
         except Exception as error:  # noqa: BLE001 - what a user's class or closure raises
             lacking[name] = f"cannot be pickled ({type(error).__name__}: {error})"
@@ -68,14 +69,9 @@ def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:
     return pickle.dumps(parts), lacking
 
 
-class _SecretError(Exception):
-    """What was to be written holds a secret, at whatever depth."""
-
-
 class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        if "Secret" in type(obj).__name__:
-            raise _SecretError
+        refuse_secret(obj)
         return super().reducer_override(obj)
 
 

@@ -641,6 +641,7 @@ class RunStore(Protocol):
         modules/<digest>             shipped modules
         journal/<segment>.jsonl      numbered from 1, each made by put-if-absent
         data/<node>/<batch>-<nonce>-<n>-<crc32>.<arrow|parquet>
+        given/<nonce>                what failed items were given, packed (`core.given`)
         claims/<batch>
         logs/<node>/<batch>-<n>.arrow
     """

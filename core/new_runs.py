@@ -55,11 +55,10 @@ def make_run(
     stored = parameter_rules.stored(parameters)
     if again is None and parent is not None:
         again = _begun_before(options.name, parent, store, stored)
+    name = again.name if again is not None else None
     info = RunInfo(
         id=again.id if again is not None else uuid4(),
-        name=again.name
-        if again is not None and again.name
-        else run_name(f"flow {options.name!r}", options.flow_run_name, parameters),
+        name=name or run_name(f"flow {options.name!r}", options.flow_run_name, parameters),
         flow=flow,
         flow_name=options.name,
         version=options.version or "",
@@ -76,7 +75,7 @@ def make_run(
         tag_limits=options.tag_limits,
         intermediates=options.intermediates or settings.intermediates,
         log_level=logging.getLevelNamesMapping()[settings.log_level],
-        resumes=again is not None and bool(again.name),
+        resumes=name is not None,
         replaced=again.replaced if again is not None else {},
         created=again.created if again is not None else datetime.now(UTC),
         display=open_display(settings.display) if flow is not None and parent is None else None,
@@ -90,13 +89,12 @@ def make_run(
 def _begun_before(name: str, parent: FlowRunContext, store: Any, parameters: str) -> Again:
     """Who the run of a flow that a flow calls is: the same when the calling run is resumed.
 
-    It is known by the flow, its parameters, and how often they were called so; without a name it
-    is new.
+    It is known by the flow, its parameters, and how often they were called so.
     """
     call = f"{parent.run.attempt}/{name}/{parameters}"
     ordinal = next(parent.run.calls.setdefault(call, itertools.count()))
     own = uuid5(parent.info.id, f"{call}/{ordinal}")
-    new = Again(own, "", datetime.now(UTC), parent.info.id, store, parent.info.replaced)
+    new = Again(own, None, datetime.now(UTC), parent.info.id, store, parent.info.replaced)
     if not parent.info.resumes:
         return new
     try:

@@ -213,12 +213,15 @@ class Notes:
 
 def input_of(event: ItemEvent, call: Call) -> str:
     """A short repr of an item's input: what a person needs to find it again."""
-    if event.chunk is None:
-        return ""
     names = tuple(call.static if call.single else call.mapped)
-    index = _index(event.chunk.positions, event.position)
+    index, columns = _index(event.chunk.positions, event.position), event.chunk.columns
+    if len(event.nodes) > 1:
+        above, here = event.nodes[-2], Positions.span(event.position, event.position + 1)
+        if above.items.kept(here) != here:
+            return f"{next(iter(names))}=<{above.key}[{event.position}], not kept>"
+        index, columns = 0, [above.items.column(here)]
     parts: list[str] = []
-    for name, column in zip(names, event.chunk.columns, strict=False):
+    for name, column in zip(names, columns, strict=False):
         if isinstance(column, RefColumn):
             parts.append(f"{name}=<{column.parts[column.part[index]].path}[{column.index[index]}]>")
         else:

@@ -43,6 +43,24 @@ class Packed:
     live: tuple[Any, ...] = ()
 
 
+class SecretError(Exception):
+    """What was to be written holds a secret, at whatever depth."""
+
+
+def refuse_secret(value: Any) -> None:
+    """For picklers of what is written to a store and outlives the run.
+
+    Raises
+    ------
+    SecretError
+        It is a secret, or a location with its credentials (``__headrace_secret__`` is true).
+    """
+    kind = type(value)
+    located = hasattr(kind, "__headrace_secret__") and value.__headrace_secret__
+    if located or "Secret" in kind.__name__:
+        raise SecretError
+
+
 class _Whole:
     """A map future as one top-level argument."""
 
@@ -99,16 +117,24 @@ def dependency_of(value: Any, *, allow_failure: bool = False) -> Dependency | No
     return None
 
 
-def pack(value: Any) -> Packed:
+class _Keeper(_Packer):
+    def reducer_override(self, obj: Any) -> Any:
+        refuse_secret(obj)
+        return super().reducer_override(obj)
+
+
+def pack(value: Any, *, secrets: bool = True) -> Packed:
     """Pickle a value whose futures become placeholders.
 
     Raises
     ------
+    SecretError
+        It holds a secret, and ``secrets`` is false.
     Exception
         Whatever pickling raised; see `pack_values` for who was to blame.
     """
     file = io.BytesIO()
-    packer = _Packer(file)
+    packer = _Packer(file) if secrets else _Keeper(file)
     packer.dump(value)
     return Packed(file.getvalue(), tuple(packer.dependencies))
 

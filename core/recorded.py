@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from .errors import RunNotFoundError
+from .resumable import Resumable
 from .shown import Shown
 from .states import State, StateType
 
@@ -26,22 +27,10 @@ if TYPE_CHECKING:
         Store,
     )
     from .recorded_items import RecordedItem, RecordedNode
-    from .runs import FlowRun
-    from .tasks import Task
+    from .runs import RunEngine
 
 _POLL_SECONDS = 0.25
 
-_COLUMNS = (
-    "node",
-    "item",
-    "kind",
-    "exception",
-    "message",
-    "traceback",
-    "attempt",
-    "worker",
-    "input",
-)
 _ENDED_BADLY = frozenset({"Failed", "TimedOut", "Crashed"})
 
 
@@ -54,14 +43,22 @@ def all_logs(history: History, run: UUID, level: int = 0) -> Iterator[LogRecord]
         after = page[-1][0]
 
 
-class RecordedRun(Shown):
+class RecordedRun(Resumable, Shown):
     """A handle on a run that this process does not drive: it reads, and can ask for its end."""
 
     shown_as = "run"
 
-    def __init__(self, history: History, run: UUID, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        history: History,
+        run: UUID,
+        store: Store | None = None,
+        engine: RunEngine | None = None,
+    ) -> None:
         self._history = history
         self._store = store
+        self._engine = engine
+        """Of a run of this process: it knows the tasks, and what their items were given."""
         self.id = run
         self._nodes: dict[str, RecordedNode] = {}
         """Those that had ended when they were asked for."""
@@ -128,9 +125,24 @@ class RecordedRun(Shown):
         found = self._nodes.get(node) or self._node(node)
         if not 0 <= position < found.size:
             raise IndexError(f"{node!r} has {found.size} items so far: there is no item {position}")
-        return found.item(
-            position, self._history.items(self.id, found.record.node, position=position)
-        )
+        told = self._history.items(self.id, found.record.node, position=position)
+        return found.item(position, told, self._skipped_for(found, position))
+
+    def _skipped_for(self, found: RecordedNode, position: int) -> str:
+        """Why an item was skipped: the item, or the node, that ended badly before it."""
+        record = found.record
+        if found.state_name(position) != "Skipped":
+            return ""
+        for state in reversed(self._history.states(self.id)):
+            if state.node == record.node and state.name == "Skipped" and state.message:
+                return state.message  # the node as a whole
+        above = {number for number, kind in record.upstream if kind == "data"}
+        for other in (node for node in self.nodes() if node.node in above and node.mapped):
+            cause = self.item(other.key, position).state
+            if not cause.is_completed():
+                told = f" ({cause.message})" if cause.message else ""
+                return f"{other.key!r} item {position} is {cause.name}{told}"
+        return ""
 
     def _node(self, key: str) -> RecordedNode:
         from .recorded_items import RecordedNode
@@ -139,7 +151,7 @@ class RecordedRun(Shown):
         if key not in records:
             known = ", ".join(records) or "none"
             raise RunNotFoundError(f"run {self.name} has no node {key!r}; it has {known}")
-        node = RecordedNode(records[key], self._storage())
+        node = RecordedNode(records[key], self._storage(), self._history, self._engine)
         if node.record.ended is not None:
             self._nodes[key] = node
         return node
@@ -158,29 +170,11 @@ class RecordedRun(Shown):
         return list(all_logs(self._history, self.id, level))
 
     def failures(self) -> Any:
-        """Failed items of all nodes as a ``pyarrow.Table``."""
-        import pyarrow as pa
+        """Failed items of all nodes as a ``pyarrow.Table``; see `MapFuture.failures`."""
+        from .failure_tables import failures_table
 
-        keys = {node.node: node.key for node in self.nodes()}
-        rows = [
-            {
-                "node": keys.get(item.node, str(item.node)),
-                "item": item.position,
-                "kind": item.kind,
-                "exception": item.type_name,
-                "message": item.message,
-                "traceback": item.traceback,
-                "attempt": item.attempt,
-                "worker": item.worker,
-                "input": item.input,
-            }
-            for item in self._failed()
-        ]
-        whole = ("item", "attempt")
-        schema = pa.schema(
-            [(name, pa.int64() if name in whole else pa.string()) for name in _COLUMNS]
-        )
-        return pa.Table.from_pylist(rows, schema=schema)
+        named = {node.node: (node.key, node.mapped) for node in self.nodes()}
+        return failures_table(self._failed(), lambda n: named.get(n, (str(n), True)))
 
     def _failed(self) -> Iterator[ItemRecord]:
         """The last word on each item that has ended badly, and was not mended by a resume."""
@@ -207,23 +201,6 @@ class RecordedRun(Shown):
             if left <= 0:
                 return
             time.sleep(min(left, _POLL_SECONDS))
-
-    def resume(
-        self,
-        *,
-        executor: Any = None,
-        parameters: Mapping[str, Any] | None = None,
-        force: bool = False,
-        **tasks: Task[..., Any],
-    ) -> FlowRun[Any]:
-        """Go on with it in this process, if it did not complete: see `headrace.resume`.
-
-        Keywords beyond these are tasks that take the place of the flow's of these names:
-        ``run.resume(clean=mended)``.
-        """
-        from .resumption import resume
-
-        return resume(self, executor=executor, parameters=parameters, force=force, tasks=tasks)
 
     def cancel(self) -> None:
         """Leave its driver a request to end it; the driver looks every few seconds."""

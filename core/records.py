@@ -105,6 +105,27 @@ def dropped_record(node: int, paths: Sequence[str]) -> dict[str, Any]:
     return {"type": "dropped", "node": node, "parts": list(paths)}
 
 
+def given_record(path: str, index: int, node: int, positions: Positions) -> dict[str, Any]:
+    """Where the inputs of failed items are kept, as JSON (`core.given`)."""
+    return {
+        "type": "given",
+        "path": path,
+        "index": index,
+        "node": node,
+        "positions": _flat(positions),
+    }
+
+
+def given_in(records: Iterable[Mapping[str, Any]], node: int) -> dict[int, tuple[str, int]]:
+    """By position: object and index of a node's inputs that are kept, the newest ones."""
+    return {
+        position: (record["path"], record["index"])
+        for record in records
+        if record["type"] == "given" and record["node"] == node
+        for position in _runs(record["positions"])
+    }
+
+
 def receipts_of(records: Sequence[Mapping[str, Any]], node: int) -> list[Receipt]:
     """A node's receipts by its last manifest; before there is one, all that were not dropped."""
     own = [receipt for receipt in receipts_in(records) if receipt.node == node]

@@ -29,7 +29,8 @@ class Again:
     """A run that is to go on: who it is, and where its values are."""
 
     id: UUID
-    name: str
+    name: str | None
+    """None: nobody has begun it, but it is known who it will be (a flow that a flow calls)."""
     created: datetime
     parent: UUID | None
     store: Store
@@ -80,7 +81,7 @@ def resume(
     from .flow_engine import start_flow
     from .settings import get_settings
 
-    again, _record = find(run, storage, storage_options, force=force, tasks=tasks)
+    again = find(run, storage, storage_options, force=force, tasks=tasks)
     own: RunInfo | None = getattr(run, "info", None)
     store = again.store.run(str(again.id))
     given, trusted = dict(parameters or {}), get_settings().trust_storage
@@ -109,7 +110,7 @@ def again_of(flow: Flow[..., Any], run: Any, arguments: Mapping[str, Any]) -> Ag
     from .parameters import stored
 
     options = flow.options
-    again, _record = find(run, options.storage, options.storage_options)
+    again = find(run, options.storage, options.storage_options)
     header = read_header(again.store.run(str(again.id)))
     if header["flow"] != flow.name:
         raise RunError(f"run {again.name} is one of flow {header['flow']!r}, not of {flow.name!r}")
@@ -134,7 +135,7 @@ def find(
     *,
     force: bool = False,
     tasks: Mapping[str, Task[..., Any]] | None = None,
-) -> tuple[Again, RunRecord | None]:
+) -> Again:
     """The run to go on with, by history or by its header; see `resume`."""
     from .registry import open_store
     from .runs import settled_history
@@ -154,7 +155,7 @@ def find(
         header = read_header(store.run(str(asked)))
         made = datetime.fromisoformat(header["created"])
         parent = UUID(header["parent"]) if header["parent"] else None
-        return Again(UUID(str(asked)), header["name"], made, parent, store, tasks or {}), None
+        return Again(UUID(str(asked)), header["name"], made, parent, store, tasks or {})
     if not force and (alive := living_driver(record)):
         raise RunError(
             f"run {record.name} is {record.state}, and its driver seems to be alive ({alive}); cancel "
@@ -162,10 +163,7 @@ def find(
         )
     live = getattr(getattr(run, "info", None), "store", None)
     store = live or open_store(storage or record.storage, options)
-    return (
-        Again(record.id, record.name, record.created, record.parent, store, tasks or {}),
-        record,
-    )
+    return Again(record.id, record.name, record.created, record.parent, store, tasks or {})
 
 
 def _is_id(asked: Any) -> bool:

@@ -176,8 +176,9 @@ class Returns(Stragglers):
         return True
 
     def _note(self, flight: Flight, node: Node, failure: Failure, state: ItemState) -> None:
-        chunk = flight.chunk if node is flight.nodes[0] else None
-        self.out.append(ItemEvent(node, failure.position, state, failure, flight.worker, chunk))
+        nodes = tuple(flight.nodes[: flight.nodes.index(node) + 1])
+        position, worker = failure.position, flight.worker
+        self.out.append(ItemEvent(node, position, state, failure, worker, nodes, flight.chunk))
         self.touch(node)
 
     # --------------------------------------------------------------------------------- again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
 from .errors import FlowTimeout, RunError, RunNotFoundError
+from .resumable import Resumable
 from .showing import Show
 from .shown import Shown, show_live
 from .states import Pending, State
@@ -21,6 +22,7 @@ from .waiting import in_thread
 
 if TYPE_CHECKING:
     from .flows import Flow
+    from .given import Given
     from .graph import Graph
     from .interfaces import (
         BatchRecord,
@@ -97,8 +99,16 @@ class RunEngine(EngineAPI, Protocol):
         """Wait for all nodes, write the run's last state, and free what the run used."""
         ...
 
+    def given(self, key: str, position: int) -> Given | None:
+        """What an item was given, read again; None: the run has no such node. Raises `RunError`."""
+        ...
 
-class FlowRun(Shown, Generic[R]):
+    def functions(self) -> Mapping[int, Callable[..., Any]]:
+        """The functions of the nodes, as they are."""
+        ...
+
+
+class FlowRun(Resumable, Shown, Generic[R]):
     """A handle on one run of a flow.
 
     ``flow.start(...)`` gives one at once, while the run goes on in a thread of its own; hooks get
@@ -196,7 +206,8 @@ class FlowRun(Shown, Generic[R]):
         """One item of a node as history and storage know it. See `RecordedRun.item`."""
         from .recorded import RecordedRun
 
-        return RecordedRun(self.info.history, self.id, self.info.store).item(node, position)
+        found = RecordedRun(self.info.history, self.id, self.info.store, self.engine)
+        return found.item(node, position)
 
     def failures(self) -> Any:
         """Failed items of all nodes as a ``pyarrow.Table``."""
@@ -268,23 +279,6 @@ class FlowRun(Shown, Generic[R]):
             child.cancel(grace, reason)
         if self.engine is not None and not self.done():
             self.engine.cancel(None, grace=grace, reason=self.cancel_reason)
-
-    def resume(
-        self,
-        *,
-        executor: Any = None,
-        parameters: Mapping[str, Any] | None = None,
-        force: bool = False,
-        **tasks: Task[..., Any],
-    ) -> FlowRun[Any]:
-        """Go on with it, if it did not complete: see `headrace.resume`.
-
-        Keywords beyond these are tasks that take the place of the flow's of these names:
-        ``run.resume(clean=mended)``.
-        """
-        from .resumption import resume
-
-        return resume(self, executor=executor, parameters=parameters, force=force, tasks=tasks)
 
     def delete(self) -> int:
         """Delete it for good, once it has ended: see `RecordedRun.delete`."""

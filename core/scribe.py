@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from .errors import HistoryError, StorageError, TakenOverError
+from .given import Given
 from .interfaces import History, HistoryEvent, Journal, Request
 
 _GROUP_SECONDS = 0.25
@@ -39,7 +40,7 @@ class _Removal:
 
 
 _Noted: TypeAlias = "tuple[HistoryEvent | None, Mapping[str, Any] | None]"
-_Entry: TypeAlias = "_Noted | _Removal | threading.Event | None"
+_Entry: TypeAlias = "_Noted | _Removal | Given | threading.Event | None"
 
 
 class Scribe(threading.Thread):
@@ -47,6 +48,8 @@ class Scribe(threading.Thread):
 
     Parameters
     ----------
+    write_given
+        Writes what failed items were given; gives the journal's records of it.
     trouble
         Takes an error that the run must hear of (the run was taken over, the store is gone).
     request
@@ -59,6 +62,7 @@ class Scribe(threading.Thread):
         history: History,
         journal: Callable[[], Journal],
         delete: Callable[[Sequence[str]], None],
+        write_given: Callable[[Sequence[Given]], Sequence[Mapping[str, Any]]],
         *,
         heartbeat_seconds: float,
         trouble: Callable[[Exception], None],
@@ -66,6 +70,7 @@ class Scribe(threading.Thread):
     ) -> None:
         super().__init__(name="headrace-scribe", daemon=True)
         self.run_id, self.history, self.journal_of, self.delete = run, history, journal, delete
+        self.write_given = write_given
         self.journal: Journal | None = None
         self.heartbeat_seconds = heartbeat_seconds
         self.trouble, self.request = trouble, request
@@ -76,6 +81,8 @@ class Scribe(threading.Thread):
         self.sending: list[HistoryEvent] = []
         """What was sent under `seq` and not confirmed: only the very same may be sent again."""
         self.records: list[Mapping[str, Any]] = []
+        self.given: list[Given] = []
+        """What failed items were given, to be written before the journal's next segment."""
         self.doomed: list[str] = []
         """Objects to be removed when the journal says that they are gone; and their bytes."""
         self.doomed_bytes = 0
@@ -106,6 +113,10 @@ class Scribe(threading.Thread):
     def index(self, record: Mapping[str, Any]) -> None:
         """A record for the journal."""
         self.inbox.put((None, record))
+
+    def keep(self, given: Given) -> None:
+        """What items were given that failed: to be written, and to be found by the journal."""
+        self.inbox.put(given)
 
     def remove(self, record: Mapping[str, Any], paths: Sequence[str], size: int) -> None:
         """Write a record to the journal, then remove objects, which are of so many bytes together."""
@@ -153,7 +164,9 @@ class Scribe(threading.Thread):
             open_ = self._gather()
             now = time.monotonic()
             last = self.settling or not open_
-            if self.records and (now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES):
+            due = now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES
+            if due and (self.records or self.given):
+                self._write_given()
                 self._write_journal(last=last)
                 journal_due = now + _JOURNAL_SECONDS
             self._write_history(last=not open_)
@@ -176,6 +189,9 @@ class Scribe(threading.Thread):
             if isinstance(entry, threading.Event):
                 self.synced.append(entry)
                 break
+            if isinstance(entry, Given):
+                self.given.append(entry)
+                continue
             if isinstance(entry, _Removal):
                 self.records.append(entry.record)
                 self.doomed += entry.paths
@@ -209,6 +225,16 @@ class Scribe(threading.Thread):
             else:
                 self.seq += 1
                 self.sending = []
+
+    def _write_given(self) -> None:
+        """Write what failed items were given; where that fails they cannot be replayed, no more."""
+        given, self.given = self.given, []
+        if not given or self.lost:
+            return
+        try:
+            self.records.extend(self.write_given(given))
+        except StorageError as error:
+            _log.warning("inputs of failed items are not kept: %s", error)
 
     def _write_journal(self, *, last: bool) -> None:
         for left in reversed(range(_LAST_ATTEMPTS if last else 1)):

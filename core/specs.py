@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import pickle
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .calls import Call
+from .errors import UnpicklableError
 from .interfaces import RunStore, StageSpec, spec_path
 from .livecode import Live
 from .packing import Packed, pack_static
@@ -67,7 +69,9 @@ class SpecWriter:
     def _write(
         self, call: Call, static: bytes, mapped: tuple[str, ...], tag_concurrency: int | None
     ) -> str:
-        spec = self._spec(call, static, mapped, tag_concurrency)
+        return self._stored(self._spec(call, static, mapped, tag_concurrency))
+
+    def _stored(self, spec: StageSpec) -> str:
         data = pickle.dumps(spec)
         path = spec_path(hashlib.blake2b(data, digest_size=16).hexdigest())
         self._put(path, data)
@@ -120,6 +124,20 @@ class SpecWriter:
         path = f"modules/{modules.digest}"
         self._put(path, modules.data)
         return path
+
+    def portable(self, call: Call, spec: str) -> str:
+        """The path of a spec of the same call that other processes can load, too, if there can be one."""
+        if not (self.live or call.caller):
+            return spec
+        mapped = tuple(call.static if call.single else call.mapped)
+        try:
+            static = _NOTHING if call.single else pack_static(dict(call.static), live=False)
+            function = pickle_function(call.fn, call.options.name)
+            setup = call.options.setup and pickle_function(call.options.setup, call.options.name)
+        except UnpicklableError:
+            return spec
+        made = self._spec(call, static.data, mapped, None)
+        return self._stored(dataclasses.replace(made, function=function, setup=setup))
 
     def _put(self, path: str, data: bytes) -> None:
         if path not in self.written:

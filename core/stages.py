@@ -99,6 +99,11 @@ class LoadedStage:
             ids = _ids_of(raw[0], batch.store) if _is_linked(raw) else item_ids(columns)
         return columns, ids
 
+    def named(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        """An item's arguments by parameter name, in the form in which the function gets them."""
+        mapped = zip(self.spec.mapped, arguments, strict=True)
+        return {**self.static, **{name: self._form(name, value) for name, value in mapped}}
+
     def _forming(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def formed(*args: Any) -> Any:
             if SCALARS.issuperset(map(type, args)):

@@ -6,8 +6,6 @@ looked at says so in one line.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -22,6 +20,7 @@ from .graph import Graph, GraphEdge, GraphNode
 from .mapping import length
 from .runs import FlowRun, RunInfo
 from .states import Completed, State
+from .waiting import run_aside
 
 if TYPE_CHECKING:
     from .flows import Flow
@@ -201,29 +200,9 @@ def trace(flow: Flow[..., Any], arguments: Mapping[str, Any]) -> Graph:
     try:
         with flow_run_scope(context):
             if flow.isasync:
-                _run_aside(flow.fn(*args, **kwargs))
+                run_aside(flow.fn(*args, **kwargs))
             else:
                 flow.fn(*args, **kwargs)
     finally:
         leave(context)
     return engine.graph()
-
-
-def _run_aside(coroutine: Any) -> None:
-    """Run a coroutine on a loop of its own, whatever loop runs here."""
-    import contextvars
-
-    failed: list[BaseException] = []
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            asyncio.run(coroutine)
-        except BaseException as error:  # noqa: BLE001 - carried to the caller
-            failed.append(error)
-
-    thread = threading.Thread(target=context.run, args=(run,), name="headrace-graph")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from .failure_tables import failures_table
 from .interfaces import (
     BUSY_POINTS,
     ItemRecord,
@@ -20,7 +21,6 @@ from .interfaces import (
 )
 from .items import STATE_NAMES, ItemState
 from .nodes import Node
-from .outcomes import name_of
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -212,32 +212,18 @@ def graph_of(engine: Engine) -> Graph:
     return Graph(tuple(nodes), tuple(edges))
 
 
-def failures_table(engine: Engine, nodes: Iterable[Node]) -> Any:
+def failures_of(engine: Engine, nodes: Iterable[Node]) -> Any:
     """Failed items as a ``pyarrow.Table``: from memory, or where they are too many, from history."""
-    import pyarrow as pa
-
-    tables: list[Any] = []
+    records: list[ItemRecord] = []
     for node in nodes:
         failed = sum(node.items.counts[ItemState.FAILED : ItemState.CRASHED + 1])
         if failed > len(node.failures):
-            records = _last_records(engine, node)
+            records += _last_records(engine, node)
         else:
             known = engine.notes.items
-            records = [known[node.id, p] for p in sorted(node.failures) if (node.id, p) in known]
-        columns = {
-            "node": [node.key] * len(records),
-            "item": [r.position for r in records],
-            "name": [name_of(node, r.position) for r in records],
-            "kind": [r.kind for r in records],
-            "exception": [r.type_name for r in records],
-            "message": [r.message for r in records],
-            "traceback": [r.traceback for r in records],
-            "attempt": [r.attempt for r in records],
-            "worker": [r.worker for r in records],
-            "input": [r.input for r in records],
-        }
-        tables.append(pa.table(columns, schema=_failures_schema()))
-    return pa.concat_tables(tables) if tables else _failures_schema().empty_table()
+            records += [known[node.id, p] for p in sorted(node.failures) if (node.id, p) in known]
+    named = {node.id: (node.key, not node.single) for node in list(engine.nodes.values())}
+    return failures_table(records, named.__getitem__)
 
 
 def _last_records(engine: Engine, node: Node) -> list[ItemRecord]:
@@ -248,19 +234,3 @@ def _last_records(engine: Engine, node: Node) -> list[ItemRecord]:
         if record.state in _FAILED:
             last[record.position] = record
     return [last[position] for position in sorted(last)]
-
-
-def _failures_schema() -> Any:
-    import pyarrow as pa
-
-    text = ("name", "kind", "exception", "message", "traceback")
-    return pa.schema(
-        [
-            ("node", pa.string()),
-            ("item", pa.int64()),
-            *((name, pa.string()) for name in text),
-            ("attempt", pa.int64()),
-            ("worker", pa.string()),
-            ("input", pa.string()),
-        ]
-    )

@@ -151,3 +151,25 @@ def _settle(outcome: PlainFuture[Any], fn: Callable[..., Any], *args: Any) -> No
         outcome.set_result(fn(*args))
     except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits
         outcome.set_exception(error)
+
+
+def run_aside(coroutine: Any) -> Any:
+    """Run a coroutine to its end on a loop of its own, whatever loop runs here."""
+    import asyncio
+
+    ended: list[tuple[Any, BaseException | None]] = []
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            ended.append((asyncio.run(coroutine), None))
+        except BaseException as error:  # noqa: BLE001 - carried to the caller
+            ended.append((None, error))
+
+    thread = threading.Thread(target=context.run, args=(run,), name="headrace-aside")
+    thread.start()
+    thread.join()
+    ((value, error),) = ended
+    if error is not None:
+        raise error
+    return value

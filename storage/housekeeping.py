@@ -21,7 +21,17 @@ from ..core.interfaces import ObjectInfo, RunStore, Store
 _logger = logging.getLogger("headrace.storage")
 _READERS = 16
 _OWN = frozenset(
-    {"header.json", "launch.pickle", "specs", "modules", "journal", "data", "claims", "logs"}
+    {
+        "header.json",
+        "launch.pickle",
+        "specs",
+        "modules",
+        "journal",
+        "data",
+        "given",
+        "claims",
+        "logs",
+    }
 )
 """Names right below a run's prefix."""
 

@@ -24,6 +24,11 @@ class Source:
         return hash(self.location)
 
     @property
+    def __headrace_secret__(self) -> bool:
+        """Options may be credentials: with any it is not written to a run's records."""
+        return bool(self.options)
+
+    @property
     def local(self) -> bool:
         return self.location.scheme == LOCAL
 

@@ -89,6 +89,11 @@ class ArrowStore:
         return f"ArrowStore({self.url!r}{more if self.storage_options else ''})"
 
     @property
+    def __headrace_secret__(self) -> bool:
+        """Options may be credentials: with any it is not written to a run's records."""
+        return bool(self.storage_options)
+
+    @property
     def url(self) -> str:
         """The location without secrets."""
         return self.location.url

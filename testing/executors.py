@@ -8,6 +8,7 @@ from .code import CodeConformance
 from .deaths import DeathsConformance
 from .errors import ErrorsConformance
 from .limits import LimitsConformance
+from .partial import PartialFailureConformance
 from .results import ResultsConformance
 from .telling import TellingConformance
 
@@ -15,6 +16,7 @@ from .telling import TellingConformance
 class ExecutorConformance(
     ResultsConformance,
     ErrorsConformance,
+    PartialFailureConformance,
     DeathsConformance,
     LimitsConformance,
     CancellingConformance,

@@ -136,3 +136,13 @@ def test_no_such_run(headrace):
     said = headrace("runs", "show", "nobody")
     assert said.code == 1
     assert "nobody" in said.told
+
+
+@pytest.mark.usefixtures("failed")
+def test_replay_runs_one_item_here(headrace):
+    said = headrace("replay", "bad", "picky-0", 2)
+    assert said.code == 1
+    assert "in picky" in said.told
+    assert "Error: picky-0[2]: ValueError: two is too much" in said.told
+    assert headrace("replay", "bad", "picky-1").code == 1
+    assert "no node 'picky-1'" in headrace("replay", "bad", "picky-1").told
