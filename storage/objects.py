@@ -79,6 +79,15 @@ def open_objects(
     ConfigurationError, MissingExtraError
         No such scheme, or its package is not installed.
     """
+    objects = _open_objects(location, options, backoff)
+    if "HEADRACE_FAILPOINTS" in os.environ:
+        from .failpoints import armed
+
+        return armed(objects)
+    return objects
+
+
+def _open_objects(location: Location, options: Mapping[str, Any], backoff: Backoff) -> Objects:
     if location.scheme == LOCAL:
         from .localfiles import LocalObjects
 
