@@ -6,13 +6,14 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from ..core.errors import Cancelled, ConfigurationError, HeadraceError
 from ..core.flows import Flow
 from ..core.nearmiss import near
+from ..core.resumable import Recompute
 from ..core.resumption import resume as resume_run
 from ..core.runs import attach
 from ..core.states import State
@@ -62,14 +63,26 @@ def run(
 @click.argument("which", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--force", is_flag=True, help="Take it over from a driver that seems to be alive.")
+@click.option(
+    "--recompute",
+    type=click.Choice(get_args(Recompute)),
+    default="missing",
+    show_default=True,
+    help="What runs: what is missing, or also what was made by other code.",
+)
 @click.option("--storage", metavar="URL", help="Where its values are, if history does not know.")
 @click.option("--executor", "-e", help="In place of the one that it had.")
 def resume(
-    which: str, executor: str | None, storage: str | None, force: bool, as_json: bool
+    which: str,
+    executor: str | None,
+    storage: str | None,
+    recompute: Recompute,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Go on with RUN: only what has no committed result runs."""
     sys.path.insert(0, os.getcwd())
-    run = resume_run(which, executor=executor, storage=storage, force=force)
+    run = resume_run(which, executor=executor, storage=storage, force=force, recompute=recompute)
     try:
         run.wait()
     except KeyboardInterrupt:

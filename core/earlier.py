@@ -46,6 +46,8 @@ class Earlier:
         )
         journal.append([{"type": "driver", "generation": self.generation}])
         self.numbers: dict[str, int] = {}
+        self.codes: dict[tuple[str, int], str] = {}
+        """By node key and driver: whose code made what that driver committed (`core.lineage`)."""
         self.journaled: set[str] = set()
         self._receipts: dict[str, list[Receipt]] = {}
         self._tables: dict[str, _Table | None] = {}
@@ -64,8 +66,12 @@ class Earlier:
         keys: dict[int, str] = {}
         told: dict[str, tuple[str, Receipt]] = {}
         dropped: set[str] = set()
+        driver = 0
         for record in records:
-            if record["type"] == "opened":
+            if record["type"] == "driver":
+                driver = record["generation"]
+            elif record["type"] == "opened":
+                self.codes[record["key"], driver] = record.get("code", "")
                 keys[record["node"]] = record["key"]
                 self.numbers[record["key"]] = record["node"]
             elif record["type"] == "receipt":
@@ -91,6 +97,20 @@ class Earlier:
     def free_number(self) -> int:
         """A node number above all that were used."""
         return 1 + max(self.numbers.values(), default=-1)
+
+    def made_by_others(self, key: str, code: str) -> list[str]:
+        """Partitions of a node that were made by other code than this, or nobody knows by which."""
+        return [
+            receipt.part.path
+            for receipt in self._receipts.get(key, ())
+            if self.codes.get((key, receipt.batch // GENERATION)) != code
+        ]
+
+    def disown(self, key: str, paths: Sequence[str]) -> None:
+        """Of these partitions nothing is taken: before `load`."""
+        left = [r for r in self._receipts.pop(key, ()) if r.part.path not in paths]
+        if left:
+            self._receipts[key] = left
 
     def load(self, key: str) -> None:
         """Read what `known` needs of a node: partitions' ids may have to be fetched."""

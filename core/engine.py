@@ -66,6 +66,7 @@ from .interfaces import (
     data_prefix,
 )
 from .items import BAD, GOOD, ItemState
+from .lineage import Lineage, nobody
 from .machine import Machine
 from .nodes import Flight, Node, NodeOptions
 from .notes import Notes
@@ -152,6 +153,7 @@ class Engine:
         self.dispatcher = Dispatcher(self)
         self.hooks = TaskHooks(self)
         self.judge = Judge(self, self._judged)
+        self.lineage = Lineage()
         self.views = Views(self)
         self.thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
 
@@ -286,17 +288,31 @@ class Engine:
             self.judge.know(call)
             if not call.single and node.link is None:
                 self.feeders[node] = self._feeder(node, call, context)
+            self._own(node, call)
             self.scribe.index(records.opened_record(node))
             self._put(lambda now: self.machine.add(node, chunk, now, self._known_so_far(node)))
         return node
 
     def _number(self, key: str) -> int:
         """A node that an earlier driver has opened keeps its number."""
-        if self.earlier is not None:
-            self.earlier.load(key)
-            if key in self.earlier.numbers and self.earlier.numbers[key] not in self.nodes:
-                return self.earlier.numbers[key]
+        if self.earlier is not None and key in self.earlier.numbers:
+            number = self.earlier.numbers[key]
+            if number not in self.nodes:
+                return number
         return next(self.free_numbers)
+
+    def _own(self, node: Node, call: Call) -> None:
+        """Say whose code makes a node's values; of what earlier drivers committed take what may stay."""
+        node.code = self.lineage.code_of(call, node.link)
+        if self.earlier is None:
+            return
+        others = self.earlier.made_by_others(node.key, node.code)
+        if others and self.info.recompute == "changed":
+            self.earlier.disown(node.key, others)
+            self.scribe.index(records.dropped_record(node.id, others))
+        elif others:
+            node.mixed = nobody()
+        self.earlier.load(node.key)
 
     def _known_so_far(self, node: Node) -> list[Receipt]:
         """What is committed of a map that another one feeds, of the items that were fed so far."""

@@ -76,6 +76,7 @@ def make_run(
         intermediates=options.intermediates or settings.intermediates,
         log_level=logging.getLevelNamesMapping()[settings.log_level],
         resumes=name is not None,
+        recompute=again.recompute if again is not None else "missing",
         replaced=again.replaced if again is not None else {},
         created=again.created if again is not None else datetime.now(UTC),
         display=open_display(settings.display) if flow is not None and parent is None else None,
@@ -94,7 +95,8 @@ def _begun_before(name: str, parent: FlowRunContext, store: Any, parameters: str
     call = f"{parent.run.attempt}/{name}/{parameters}"
     ordinal = next(parent.run.calls.setdefault(call, itertools.count()))
     own = uuid5(parent.info.id, f"{call}/{ordinal}")
-    new = Again(own, None, datetime.now(UTC), parent.info.id, store, parent.info.replaced)
+    info = parent.info
+    new = Again(own, None, datetime.now(UTC), info.id, store, info.replaced, info.recompute)
     if not parent.info.resumes:
         return new
     try:

@@ -60,6 +60,10 @@ class Node:
     task_name: str
     options: NodeOptions
     single: bool
+    code: str = ""
+    """Whose code makes its values, and those of the maps that feed it (`core.lineage`)."""
+    mixed: str = ""
+    """Set where it holds values that other code has made: stands for that in its consumers' code."""
     link: Node | None = None
     """The mapped node whose item i feeds item i of this one."""
     allow_failure: bool = False

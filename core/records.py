@@ -148,7 +148,7 @@ def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:
 
 def opened_record(node: Node) -> dict[str, Any]:
     """A node that begins, as JSON: whose number is this?"""
-    return {"type": "opened", "node": node.id, "key": node.key}
+    return {"type": "opened", "node": node.id, "key": node.key, "code": node.code}
 
 
 def node_record(node: Node) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 if TYPE_CHECKING:
     from .runs import FlowRun
     from .tasks import Task
+
+
+Recompute: TypeAlias = Literal["missing", "changed"]
+"""What a resume runs: what is missing; or also what was made by other code, and what stands on it."""
 
 
 class Resumable:
@@ -19,6 +23,7 @@ class Resumable:
         executor: Any = None,
         parameters: Mapping[str, Any] | None = None,
         force: bool = False,
+        recompute: Recompute = "missing",
         **tasks: Task[..., Any],
     ) -> FlowRun[Any]:
         """Go on with it in this process, if it did not complete: see `headrace.resume`.
@@ -29,4 +34,11 @@ class Resumable:
         from .resumption import resume
 
         run = cast("Any", self)
-        return resume(run, executor=executor, parameters=parameters, force=force, tasks=tasks)
+        return resume(
+            run,
+            executor=executor,
+            parameters=parameters,
+            force=force,
+            recompute=recompute,
+            tasks=tasks,
+        )

@@ -6,14 +6,15 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from uuid import UUID
 
 from .context import live_run
-from .errors import RunError, RunNotFoundError
+from .errors import ConfigurationError, RunError, RunNotFoundError
 from .headers import read_header, read_launch, read_parameters
+from .resumable import Recompute
 from .states import State, StateType
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Again:
     store: Store
     replaced: Mapping[str, Task[..., Any]]
     """Tasks that take the place of those of the same names."""
+    recompute: Recompute = "missing"
 
 
 def resume(
@@ -46,6 +48,7 @@ def resume(
     storage_options: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
+    recompute: Recompute = "missing",
     tasks: Mapping[str, Task[..., Any]] | None = None,
 ) -> FlowRun[Any]:
     """Go on with a run that did not complete: run what has no committed result, and nothing else.
@@ -68,6 +71,10 @@ def resume(
     force
         Take it over from a driver that seems to be alive. That one notices at its next write to the
         journal, and stops.
+    recompute
+        ``"changed"``: run again, too, what was made by other code than the tasks have now, and all
+        that stands on it; also of a run that did complete. Code is what a task's function does and
+        refers to among the user's own (`core.fingerprint`): a comment changes nothing.
     tasks
         Tasks to use in place of the flow's tasks of these names.
 
@@ -75,13 +82,19 @@ def resume(
     ------
     RunNotFoundError
         Neither history nor the storage knows it.
+    ConfigurationError
+        There is no such ``recompute``.
     RunError
         Its driver seems to be alive; or something that it needs was not recorded: says what.
     """
     from .flow_engine import start_flow
     from .settings import get_settings
 
-    again = find(run, storage, storage_options, force=force, tasks=tasks)
+    if recompute not in get_args(Recompute):
+        raise ConfigurationError(f"recompute={recompute!r}: use one of {get_args(Recompute)}")
+    again = replace(
+        find(run, storage, storage_options, force=force, tasks=tasks), recompute=recompute
+    )
     own: RunInfo | None = getattr(run, "info", None)
     store = again.store.run(str(again.id))
     given, trusted = dict(parameters or {}), get_settings().trust_storage

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
 from .errors import FlowTimeout, RunError, RunNotFoundError
-from .resumable import Resumable
+from .resumable import Recompute, Resumable
 from .showing import Show
 from .shown import Shown, show_live
 from .states import Pending, State
@@ -77,6 +77,8 @@ class RunInfo:
     """What becomes of values that others have used; see `Settings.intermediates`."""
     resumes: bool = False
     """An earlier driver has begun it."""
+    recompute: Recompute = "missing"
+    """Of what earlier drivers have committed: what runs again."""
     replaced: Mapping[str, Task[..., Any]] = field(default_factory=dict[str, Any])
     """Tasks that take the place of those of the same names."""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -1,5 +1,6 @@
 """A run that did not complete goes on in the same process, and runs what is missing, once."""
 
+import inspect
 import secrets
 import threading
 from collections import Counter
@@ -12,11 +13,24 @@ from pydantic import SecretStr
 
 import headrace
 from headrace import flow, task, unmapped
-from headrace.core.errors import RunError, RunNotFoundError, TakenOverError
+from headrace.core.errors import ConfigurationError, RunError, RunNotFoundError, TakenOverError
 from headrace.core.recorded import RecordedRun
 
-starts: Counter[str] = Counter()
-broken: set[str] = set()
+
+class Ledger(Counter[str]):
+    """What the tests note down: its content is no part of the code that does."""
+
+    def __headrace_fingerprint__(self) -> str:
+        return "ledger"
+
+
+class Names(set[str]):
+    def __headrace_fingerprint__(self) -> str:
+        return "names"
+
+
+starts = Ledger()
+broken = Names()
 
 
 @pytest.fixture(autouse=True)
@@ -380,3 +394,91 @@ def test_a_run_is_taken_over_only_by_force():
     assert taker.result() == 1
     with pytest.raises(TakenOverError, match="was taken over by process"):
         run.result()
+
+
+SOURCES = {clean.name: inspect.getsource(clean.fn)}
+
+
+def rewritten(made: Any, old: str, new: str) -> Any:
+    """A task whose text has been edited, as in a notebook cell that was run again."""
+    text = SOURCES[made.name].replace(old, new)
+    assert new in text
+    space: dict[str, Any] = dict(globals())
+    exec(compile(text, "<cell>", "exec"), space)
+    return space[made.name]
+
+
+@flow(executor="threads")
+def three_steps(source: list[str]) -> Any:
+    loaded = load.map(source)
+    counted = count.map(clean.map(loaded))
+    return [add.submit(counted).result(), clean.submit("alone").result(), load.submit("z")]
+
+
+def test_what_other_code_made_runs_again_with_all_that_stands_on_it(monkeypatch: Any):
+    run = three_steps.start(["a", "bb"])
+    run.wait()
+    starts.clear()
+    run = run.resume(recompute="changed")
+    run.wait()
+    assert not starts, "nothing has changed"
+    commented = rewritten(clean, "begin(", "# a remark\n    begin(")
+    monkeypatch.setitem(globals(), "clean", commented)
+    run = run.resume(recompute="changed")
+    run.wait()
+    assert not starts, "a comment is no code"
+    monkeypatch.setitem(globals(), "clean", rewritten(clean, "{model or ''}", "!"))
+    run = run.resume()
+    run.wait()
+    assert not starts, "what is finished stays"
+    run = run.resume(recompute="changed")
+    assert run.result()[0] == 5
+    assert again("clean count") == {
+        "clean a": 1, "clean bb": 1, "clean alone": 1, "count a!": 1, "count bb!": 1,
+    }  # fmt: skip
+    assert starts["add 2"] == 1
+    assert not again("load")
+    assert RecordedRun(run.info.history, run.id).item("clean-1").output == "alone!"
+    starts.clear()
+    run.resume(recompute="changed").wait()
+    assert not starts
+    with pytest.raises(ConfigurationError, match="recompute='all'"):
+        run.resume(recompute="all")  # type: ignore[arg-type]
+
+
+def test_what_was_made_of_older_values_is_not_taken_for_new(monkeypatch: Any):
+    broken.update(["clean b", "count a"])
+    run = words.start(["a", "b"])
+    run.wait()
+    broken.clear()
+    monkeypatch.setitem(globals(), "clean", rewritten(clean, "{model or ''}", "!"))
+    assert run.resume().result() == 3, "1 of the older value, 2 of the newer one"
+    starts.clear()
+    assert run.resume(recompute="changed").result() == 4
+    assert again("clean") == {"clean a": 1}
+    assert starts["count a!"] == 1
+
+
+limit = 1
+
+
+def bound(text: str) -> str:
+    return text[:limit]
+
+
+@task
+def bounded(text: str) -> str:
+    begin("bounded", text)
+    return bound(text)
+
+
+@flow(executor="threads")
+def with_helper() -> str:
+    return bounded("abc")
+
+
+def test_a_helper_s_code_and_constants_count(monkeypatch: Any):
+    run = with_helper.start()
+    run.wait()
+    monkeypatch.setitem(globals(), "limit", 2)
+    assert run.resume(recompute="changed").result() == "ab"
