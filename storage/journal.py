@@ -29,6 +29,8 @@ from .objects import Objects
 _logger = logging.getLogger("headrace.storage")
 _SEGMENT = re.compile(r"journal/(\d{8,})\.jsonl")
 _READERS = 16
+_warned: set[str] = set()
+"""Stores that were told to be good for one driver."""
 
 
 def segment_path(number: int) -> str:
@@ -95,7 +97,19 @@ class SegmentJournal:
             *(json.dumps(r, separators=(",", ":")) for r in records),
         ]
         data = ("\n".join(lines) + "\n").encode()
+        self._warn_if_many_win()
         self._objects.write(segment_path(number), data, if_absent=True)
+
+    def _warn_if_many_win(self) -> None:
+        """Say once per store and process where the number is no lock."""
+        url = self._objects.location.url.rpartition("/")[0]
+        if url not in _warned and not self._objects.one_winner():
+            _warned.add(url)
+            _logger.warning(
+                "%s has no working put-if-absent: it is good for one driver per run. Do not resume a "
+                "run there whose driver may still be alive: it might not notice, and write on",
+                url,
+            )
 
     def _who(self, number: int) -> str:
         """The sentence for whoever lost the run."""

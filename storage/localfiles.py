@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -18,6 +19,11 @@ from .retrying import as_storage_error
 TEMPORARY = ".tmp-"
 """Beginning of the names of files that are being written: never listed, never read."""
 
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What ``link`` says on file systems without hard links, such as exFAT and some of FUSE's."""
+
+_links: dict[str, bool] = {}
+"""By folder: whether it takes hard links."""
 _counter = itertools.count()
 _seen: set[str] = set()
 _seen_lock = threading.Lock()
@@ -85,11 +91,39 @@ class LocalObjects:
             os.replace(name, target)
             return
         try:
-            os.link(name, target)
+            self._link(name, target)
         except FileExistsError:
             raise AlreadyExistsError(f"cannot write {target}: it exists already") from None
         finally:
             _unlink_quietly(name)
+
+    @staticmethod
+    def _link(name: str, target: str) -> None:
+        try:
+            os.link(name, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(target):
+                raise FileExistsError(target) from None
+            os.replace(name, target)
+
+    def one_winner(self) -> bool:
+        store = os.path.dirname(self.root)
+        if store not in _links:
+            first = self.temporary("probe")
+            try:
+                _write_new(first, b"")
+                os.link(first, f"{first}-linked")
+                _links[store] = True
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise as_storage_error(error, "write", first) from error
+                _links[store] = False
+            finally:
+                _unlink_quietly(first)
+                _unlink_quietly(f"{first}-linked")
+        return _links[store]
 
     def _make_folder(self, folder: str) -> None:
         if os.path.isdir(folder):

@@ -11,18 +11,27 @@ An object becomes visible complete or not at all, and "if absent" has exactly on
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from ..core.errors import AlreadyExistsError
+from ..core.errors import AlreadyExistsError, StorageError
 from ..core.interfaces import ObjectInfo
 from .filesystems import open_filesystem
 from .locations import LOCAL, MEMORY, Location
 from .retrying import Backoff, as_storage_error, is_transient, retrying
 
 T = TypeVar("T")
+
+PROBE = ".headrace-probe-"
+"""Beginning of the names of objects that find out what a store can do."""
+
+_logger = logging.getLogger("headrace.storage")
+_one_winner: dict[Any, bool] = {}
+"""By file system and bucket."""
 
 
 class Objects(Protocol):
@@ -32,6 +41,13 @@ class Objects(Protocol):
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
         """Put bytes (or a buffer) whole."""
+        ...
+
+    def one_winner(self) -> bool:
+        """Whether "if absent" has exactly one winner here; tried out, once per store and process.
+
+        Where it has not, `write` looks first and then puts, which is good for one writer at a time.
+        """
         ...
 
     def write_file(self, path: str, source: str) -> None:
@@ -166,6 +182,9 @@ class MemoryObjects(FsspecObjects):
                 raise AlreadyExistsError(f"cannot write {self.url_of(path)}: it exists already")
             self.filesystem.pipe_file(full, bytes(data))
 
+    def one_winner(self) -> bool:
+        return True
+
     def write_file(self, path: str, source: str) -> None:
         with open(source, "rb") as file:
             self.write(path, file.read())
@@ -205,7 +224,45 @@ class RemoteObjects(FsspecObjects):
         if not if_absent:
             self._try("write", path, lambda: self.filesystem.pipe_file(full, value))
             return
-        token = os.urandom(8).hex()
+        if self.one_winner():
+            self._create(path, value)
+        elif self._try("look for", path, lambda: bool(self.filesystem.exists(full))):
+            raise AlreadyExistsError(f"cannot write {self.url_of(path)}: it exists already")
+        else:
+            self._try("write", path, lambda: self.filesystem.pipe_file(full, value))
+
+    def one_winner(self) -> bool:
+        key = hash(self.filesystem), self.root.split("/")[0]
+        found = _one_winner.get(key)
+        if found is None:
+            found = _one_winner[key] = self._probe()
+        return found
+
+    def _probe(self) -> bool:
+        """Put an object twice on condition that it is absent: the second put must be refused."""
+        from fsspec.spec import AbstractFileSystem
+
+        kind = type(self.filesystem)
+        if kind.pipe_file is AbstractFileSystem.pipe_file and not hasattr(kind, "_pipe_file"):
+            return False  # fsspec's own looks first and then puts
+        path = f"{PROBE}{os.urandom(8).hex()}"
+        try:
+            for _ in range(2):
+                self._create(path, b"probe")
+        except AlreadyExistsError:
+            return True
+        except StorageError as error:
+            # The condition may be what is refused. If it is the store as a whole, this tells.
+            self._try("write", path, lambda: self.filesystem.pipe_file(self.path_of(path), b""))
+            _logger.debug("no conditional put at %s: %s", self.location.url, error)
+        finally:
+            with contextlib.suppress(StorageError):
+                self.delete([path])
+        return False
+
+    def _create(self, path: str, value: bytes) -> None:
+        """Put an object by the server's own conditional put."""
+        full, token = self.path_of(path), os.urandom(8).hex()
         marks = writer_mark(self.location.scheme, token)
         doubtful = False
 
