@@ -70,6 +70,7 @@ def run(
     show_default=True,
     help="What runs: what is missing, or also what was made by other code.",
 )
+@click.option("--verify", is_flag=True, help="Read all its values first, and remake damaged ones.")
 @click.option("--storage", metavar="URL", help="Where its values are, if history does not know.")
 @click.option("--executor", "-e", help="In place of the one that it had.")
 def resume(
@@ -78,11 +79,19 @@ def resume(
     storage: str | None,
     recompute: Recompute,
     force: bool,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Go on with RUN: only what has no committed result runs."""
     sys.path.insert(0, os.getcwd())
-    run = resume_run(which, executor=executor, storage=storage, force=force, recompute=recompute)
+    run = resume_run(
+        which,
+        executor=executor,
+        storage=storage,
+        force=force,
+        recompute=recompute,
+        verify=verify,
+    )
     try:
         run.wait()
     except KeyboardInterrupt:

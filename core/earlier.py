@@ -18,7 +18,7 @@ import numpy as np
 from .identity import SIZE
 from .interfaces import Journal, Positions, Receipt, RunStore
 from .items import indices, runs_of
-from .records import receipt_of
+from .records import dropped_record, receipt_of
 
 _log = logging.getLogger("headrace")
 
@@ -29,8 +29,11 @@ GENERATION = 1_000_000_000
 class Earlier:
     """Partitions of earlier drivers, by the key of their node. `known` from any one thread at a time."""
 
-    def __init__(self, store: RunStore, journal: Journal) -> None:
+    def __init__(self, store: RunStore, journal: Journal, *, verify: bool = False) -> None:
         """Take the run over: from here on an earlier driver that still lives is refused.
+
+        What is gone or damaged is dropped for good. Sizes and what readers complained of are looked
+        at; with ``verify`` every partition is read.
 
         Raises
         ------
@@ -51,7 +54,9 @@ class Earlier:
         self.journaled: set[str] = set()
         self._receipts: dict[str, list[Receipt]] = {}
         self._tables: dict[str, _Table | None] = {}
-        self._read(records)
+        unusable = self._read(records, verify)
+        if unusable:
+            journal.append([dropped_record(number, paths) for number, paths in unusable.items()])
 
     @property
     def first_batch(self) -> int:
@@ -61,10 +66,10 @@ class Earlier:
     def __contains__(self, key: str) -> bool:
         return key in self._receipts
 
-    def _read(self, records: Sequence[Mapping[str, Any]]) -> None:
-        listed = {info.path: info.bytes for info in self.store.list("data/")}
+    def _read(self, records: Sequence[Mapping[str, Any]], verify: bool) -> dict[int, list[str]]:
+        """Take in what is committed; gives the paths of what cannot be used any more, by node."""
         keys: dict[int, str] = {}
-        told: dict[str, tuple[str, Receipt]] = {}
+        told: dict[str, Receipt] = {}
         dropped: set[str] = set()
         driver = 0
         for record in records:
@@ -76,23 +81,38 @@ class Earlier:
                 self.numbers[record["key"]] = record["node"]
             elif record["type"] == "receipt":
                 receipt = receipt_of(record)
-                told[receipt.part.path] = (keys.get(receipt.node, ""), receipt)
+                told[receipt.part.path] = receipt
             elif record["type"] == "dropped":
                 for path in record["parts"]:
                     told.pop(path, None)
                     dropped.add(path)
-        for path, (key, receipt) in told.items():
-            if listed.get(path) != receipt.part.bytes:
-                _log.warning(
-                    "%s/%s is %s: its items run again",
-                    self.store.url, path, "damaged" if path in listed else "gone",
-                )  # fmt: skip
-            elif key:
+        found = self.store.receipts(None, known=told.keys() | dropped)
+        bad = self._damage([*told.values(), *found], verify)
+        unusable: dict[int, list[str]] = {}
+        for receipt in (*told.values(), *found):
+            path, key = receipt.part.path, receipt.key or keys.get(receipt.node, "")
+            if path in bad:
+                _log.warning("%s/%s is %s: its items run again", self.store.url, path, bad[path])
+                unusable.setdefault(receipt.node, []).append(path)
+                continue
+            if path in told:
                 self.journaled.add(path)
+            if key:
                 self._receipts.setdefault(key, []).append(receipt)
-        for receipt in self.store.receipts(None, known=told.keys() | dropped):
-            self._receipts.setdefault(receipt.key, []).append(receipt)
-            self.numbers.setdefault(receipt.key, receipt.node)
+                self.numbers.setdefault(key, receipt.node)
+        return unusable
+
+    def _damage(self, receipts: Sequence[Receipt], verify: bool) -> dict[str, str]:
+        """What is wrong with partitions, by path."""
+        listed = {info.path: info.bytes for info in self.store.list("data/")}
+        parts = [receipt.part for receipt in receipts]
+        bad = {
+            part.path: "damaged" if part.path in listed else "gone"
+            for part in parts
+            if listed.get(part.path) != part.bytes
+        }
+        whole = [part for part in parts if part.path not in bad]
+        return bad | dict.fromkeys(self.store.damaged(whole, thorough=verify), "damaged")
 
     def free_number(self) -> int:
         """A node number above all that were used."""

@@ -211,7 +211,7 @@ class Engine:
     def _take_over(self) -> None:
         """Become the run's driver in place of an earlier one, and learn what it has done."""
         journal = self.store.journal()
-        self.earlier = Earlier(self.store, journal)
+        self.earlier = Earlier(self.store, journal, verify=self.info.verify)
         self.scribe.journal = journal
         self.machine.resumed = True
         self.machine.numbers = itertools.count(self.earlier.first_batch)

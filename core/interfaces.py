@@ -695,9 +695,22 @@ class RunStore(Protocol):
         ...
 
     def ids(self, parts: Sequence[Part], inline: Sequence[bytes | None] = ()) -> list[bytes]:
-        """Per partition the ids of its items, in its own order; b"" where it has none.
+        """Per partition the ids of its items, in its own order; b"" where it has none or is damaged.
 
         ``inline`` are the partitions' bytes, where they are at hand.
+
+        Raises
+        ------
+        StorageError
+            One cannot be read.
+        """
+        ...
+
+    def damaged(self, parts: Sequence[Part], *, thorough: bool = False) -> set[str]:
+        """Paths of those whose bytes do not fit their checksums, among those that are in doubt.
+
+        In doubt is at least what a reader has met damaged, in whatever process; with ``thorough``
+        everything is.
 
         Raises
         ------

@@ -78,6 +78,7 @@ def make_run(
         resumes=name is not None,
         recompute=again.recompute if again is not None else "missing",
         replaced=again.replaced if again is not None else {},
+        verify=again is not None and again.verify,
         created=again.created if again is not None else datetime.now(UTC),
         display=open_display(settings.display) if flow is not None and parent is None else None,
     )
@@ -96,7 +97,9 @@ def _begun_before(name: str, parent: FlowRunContext, store: Any, parameters: str
     ordinal = next(parent.run.calls.setdefault(call, itertools.count()))
     own = uuid5(parent.info.id, f"{call}/{ordinal}")
     info = parent.info
-    new = Again(own, None, datetime.now(UTC), info.id, store, info.replaced, info.recompute)
+    new = Again(
+        own, None, datetime.now(UTC), info.id, store, info.replaced, info.recompute, info.verify
+    )
     if not parent.info.resumes:
         return new
     try:

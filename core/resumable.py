@@ -24,6 +24,7 @@ class Resumable:
         parameters: Mapping[str, Any] | None = None,
         force: bool = False,
         recompute: Recompute = "missing",
+        verify: bool = False,
         **tasks: Task[..., Any],
     ) -> FlowRun[Any]:
         """Go on with it in this process, if it did not complete: see `headrace.resume`.
@@ -40,5 +41,6 @@ class Resumable:
             parameters=parameters,
             force=force,
             recompute=recompute,
+            verify=verify,
             tasks=tasks,
         )

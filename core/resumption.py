@@ -38,6 +38,8 @@ class Again:
     replaced: Mapping[str, Task[..., Any]]
     """Tasks that take the place of those of the same names."""
     recompute: Recompute = "missing"
+    verify: bool = False
+    """Every partition is to be read and checked first."""
 
 
 def resume(
@@ -49,6 +51,7 @@ def resume(
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
     recompute: Recompute = "missing",
+    verify: bool = False,
     tasks: Mapping[str, Task[..., Any]] | None = None,
 ) -> FlowRun[Any]:
     """Go on with a run that did not complete: run what has no committed result, and nothing else.
@@ -75,6 +78,9 @@ def resume(
         ``"changed"``: run again, too, what was made by other code than the tasks have now, and all
         that stands on it; also of a run that did complete. Code is what a task's function does and
         refers to among the user's own (`core.fingerprint`): a comment changes nothing.
+    verify
+        Read every partition first, and make again what does not fit its checksum. Without it, that
+        is done of partitions that a reader has found damaged, and of the newest ones on a local disk.
     tasks
         Tasks to use in place of the flow's tasks of these names.
 
@@ -93,7 +99,9 @@ def resume(
     if recompute not in get_args(Recompute):
         raise ConfigurationError(f"recompute={recompute!r}: use one of {get_args(Recompute)}")
     again = replace(
-        find(run, storage, storage_options, force=force, tasks=tasks), recompute=recompute
+        find(run, storage, storage_options, force=force, tasks=tasks),
+        recompute=recompute,
+        verify=verify,
     )
     own: RunInfo | None = getattr(run, "info", None)
     store = again.store.run(str(again.id))

@@ -81,6 +81,8 @@ class RunInfo:
     """Of what earlier drivers have committed: what runs again."""
     replaced: Mapping[str, Task[..., Any]] = field(default_factory=dict[str, Any])
     """Tasks that take the place of those of the same names."""
+    verify: bool = False
+    """What earlier drivers have committed is read and checked first."""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     display: Display | None = None
     """Made where the flow was called: a notebook shows it below that cell."""

@@ -31,6 +31,7 @@ _OWN = frozenset(
         "given",
         "claims",
         "logs",
+        "damaged",
     }
 )
 """Names right below a run's prefix."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..core.errors import DamagedPartitionError, UntrustedStoreError
 from ..core.interfaces import Part, RefColumn
+from .damage import mark
 from .forms import PICKLE, values_of
 from .itemtables import ItemTable, unpack_items
 from .objects import Objects
@@ -38,7 +39,7 @@ class OpenPart:
         if checksum != part.checksum or data.size != part.bytes:
             raise DamagedPartitionError(
                 f"{where} is damaged: checksum {checksum:08x} of {data.size} bytes, "
-                f"{part.checksum:08x} of {part.bytes} expected"
+                f"{part.checksum:08x} of {part.bytes} expected; a resume makes its items again"
             )
         self._reader = PartitionReader(data, part.format, where)
         self.header = self._reader.header
@@ -154,11 +155,19 @@ def open_part(objects: Objects, part: Part, inline: bytes | None = None) -> Open
     ------
     NotFoundError
     DamagedPartitionError
-        Its bytes do not fit its checksum, or it is no partition.
+        Its bytes do not fit its checksum, or it is no partition. The next resume makes it again.
     """
     where = objects.url_of(part.path)
     if inline is not None:
         return OpenPart(pa.py_buffer(inline), part, where, held=len(inline))
+    try:
+        return _stored_part(objects, part, where)
+    except DamagedPartitionError:
+        mark(objects, part)
+        raise
+
+
+def _stored_part(objects: Objects, part: Part, where: str) -> OpenPart:
     local = objects.local_path(part.path)
     if local is not None and part.bytes:
         try:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..core.errors import DamagedPartitionError
+from ..core.errors import DamagedPartitionError, StorageError
 from ..core.interfaces import data_prefix
 from .itemtables import HEADER_KEY, ITEMS_KEY, Header, ItemTable, pack_items
 
@@ -208,6 +208,8 @@ class PartitionReader:
                 self._file = pq.ParquetFile(reader, page_checksum_verification=True)
                 entries = self._file.metadata.metadata or {}
                 self.schema = self._file.schema_arrow.remove_metadata()
+        except StorageError:  # it could not be read: that says nothing of what it holds
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedPartitionError(f"{where} is not a whole partition: {error}") from error
         if HEADER_KEY not in entries or ITEMS_KEY not in entries:

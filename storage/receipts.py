@@ -14,6 +14,7 @@ import numpy as np
 from ..core.errors import DamagedPartitionError, NotFoundError
 from ..core.identity import SIZE
 from ..core.interfaces import ObjectInfo, Part, Receipt
+from .damage import mark
 from .itemtables import ItemTable, packed, unpack_items, unpacked
 from .loading import OpenPart, PartCache
 from .objects import Objects
@@ -52,8 +53,19 @@ def read_receipts(
 def read_ids(
     objects: Objects, parts: Sequence[Part], inline: Sequence[bytes | None], cache: PartCache
 ) -> list[bytes]:
-    """The ids that partitions keep of their items; of those that are not open, footers are read."""
+    """The ids that partitions keep of their items; of those that are not open, footers are read.
+
+    A damaged one is marked, and has none.
+    """
     held = dict(zip(parts, inline, strict=False))
+
+    def ids(part: Part) -> bytes:
+        try:
+            return items(part).ids or b""
+        except (DamagedPartitionError, NotFoundError) as error:
+            _logger.warning("its items run again: %s", error)
+            mark(objects, part)
+            return b""
 
     def items(part: Part) -> ItemTable:
         if held.get(part) is not None:
@@ -65,7 +77,7 @@ def read_ids(
         source = _footer_source(objects, ObjectInfo(part.path, part.bytes, 0.0))
         return unpack_items(PartitionReader(source, part.format, where).packed_items, where)
 
-    return _each(objects, parts, lambda part: items(part).ids or b"")
+    return _each(objects, parts, ids)
 
 
 def _each(objects: Objects, what: Sequence[T], read: Callable[[T], R]) -> list[R]:

@@ -268,6 +268,11 @@ class ArrowRunStore:
 
         return read_ids(self.objects, parts, inline, _cache())
 
+    def damaged(self, parts: Sequence[Part], *, thorough: bool = False) -> set[str]:
+        from .damage import find_damaged
+
+        return find_damaged(self.objects, parts, thorough=thorough)
+
     def item(self, receipt: Receipt, position: int) -> Mapping[str, Any]:
         from .receipts import item_facts
 
