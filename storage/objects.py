@@ -247,8 +247,8 @@ class RemoteObjects(FsspecObjects):
             return False  # fsspec's own looks first and then puts
         path = f"{PROBE}{os.urandom(8).hex()}"
         try:
-            for _ in range(2):
-                self._create(path, b"probe")
+            for value in (b"first", b"second"):  # told apart where an answer is lost
+                self._create(path, value)
         except AlreadyExistsError:
             return True
         except StorageError as error:
@@ -257,7 +257,8 @@ class RemoteObjects(FsspecObjects):
             _logger.debug("no conditional put at %s: %s", self.location.url, error)
         finally:
             with contextlib.suppress(StorageError):
-                self.delete([path])
+                full = self.path_of(path)
+                self._try("delete", path, lambda: remove_objects(self.filesystem, [full]))
         return False
 
     def _create(self, path: str, value: bytes) -> None:
