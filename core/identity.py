@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import marshal
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,10 @@ def item_ids(columns: Sequence[Sequence[Any]]) -> bytes:
     elif kinds == {float}:
         values = np.array(column, np.float64)
         return _numbers(_FLOAT, np.where(np.isnan(values), _NAN, values.view(np.int64)))
+    elif kinds == {str}:
+        return _hashes(_TEXT, [text.encode("utf-8", "surrogatepass") for text in column])
     elif kinds == {dict} and _all_plain(column):
-        return b"".join([_hash(_FLAT + marshal.dumps(row, _MARSHAL_VERSION)) for row in column])
+        return _hashes(_FLAT, map(marshal.dumps, column, repeat(_MARSHAL_VERSION)))
     return b"".join(map(item_id, column))
 
 
@@ -91,13 +93,19 @@ def _is_flat(value: Any) -> bool:
     return _PLAIN.issuperset(map(type, value))
 
 
-_empty = blake2b(digest_size=SIZE)
-
-
 def _hash(data: bytes) -> bytes:
-    digest = _empty.copy()  # cheaper than a new one
-    digest.update(data)
-    return digest.digest()
+    return _hashes(b"", (data,))
+
+
+def _hashes(tag: bytes, pieces: Iterable[bytes]) -> bytes:
+    """The hash of each piece behind the tag."""
+    fresh = blake2b(tag, digest_size=SIZE).copy  # cheaper than a new one
+    hashes: list[bytes] = []
+    for piece in pieces:
+        digest = fresh()
+        digest.update(piece)
+        hashes.append(digest.digest())
+    return b"".join(hashes)
 
 
 def _numbers(tag: bytes, values: Any) -> bytes:
@@ -121,4 +129,10 @@ def salted(ids: bytes, salt: bytes) -> bytes:
     """The ids of items that stand on something more, which the salt stands for."""
     if not salt:
         return ids
-    return b"".join([NOBODY if i == NOBODY else _hash(salt + i) for i in split_ids(ids)])
+    own = split_ids(ids)
+    hashes = _hashes(salt, own)
+    if NOBODY not in own:
+        return hashes
+    return b"".join(
+        [NOBODY if i == NOBODY else h for i, h in zip(own, split_ids(hashes), strict=True)]
+    )

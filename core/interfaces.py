@@ -612,12 +612,14 @@ class Encoder(Protocol):
         """
         ...
 
-    def add_plain(self, positions: Any, values: list[Any], started_ns: Any, ended_ns: Any) -> None:
+    def add_plain(
+        self, positions: Any, values: list[Any], kinds: set[type], started_ns: Any, ended_ns: Any
+    ) -> None:
         """Take many finished items at once, in any order.
 
         All values are of exact type int, float, bool, str, bytes or ``None``, or dicts of such
-        values by names of exact type str, and belong to the encoder from now on; the others are
-        int64 arrays as long. The thread that flushes calls this.
+        values by names of exact type str, and belong to the encoder from now on; ``kinds`` are
+        their types; the others are int64 arrays as long. The thread that flushes calls this.
         """
         ...
 

@@ -13,9 +13,10 @@ import signal
 import threading
 import time
 from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import compress, repeat
 from operator import is_not, length_hint
 from typing import Any, NamedTuple, TypeAlias
@@ -54,8 +55,8 @@ _NOTHING = object()
 _NO_TYPES: frozenset[type] = frozenset()
 _NAMES = frozenset({str})
 
-Todo: TypeAlias = "Iterator[tuple[int, int, tuple[Any, ...]]]"
-"""(index, position, mapped arguments) of the items that have not started."""
+Todo: TypeAlias = "Iterator[tuple[int, int, Any]]"
+"""(index, position, mapped argument, or the tuple of several) of the items that have not started."""
 
 
 class _Rarely(NamedTuple):
@@ -77,6 +78,9 @@ _Step: TypeAlias = (
 )
 """A stage as the loop over items needs it, looked up once for all: its number, its function for plain arguments, the
 types whose values are put into the list after it, when calls ended, a time limit to see to, and the rest."""
+
+_TIMES = "Q"
+"""How arrays hold nanoseconds: unsigned, which `array` takes from an int faster than signed."""
 
 
 class Interrupted(BaseException):
@@ -189,7 +193,7 @@ class _Finished:
 
     def __init__(self, size: int) -> None:
         self.values: list[Any] = [_NOTHING] * size
-        self.ended = array("q", bytes(8 * size))
+        self.ended = array(_TIMES, bytes(8 * size))
         self.taken = 0
 
     def take(self, started: int) -> tuple[int, list[Any]]:
@@ -242,7 +246,7 @@ class _Body:
         self.epoch = time.time_ns() - time.monotonic_ns()
         """What makes epoch times of the clock's."""
         size = 0 if stages[0].spec.is_async else self.limit
-        self.begun = array("q", bytes(8 * size))
+        self.begun = array(_TIMES, bytes(8 * size))
         """On the clock; by the item's index, of items that run one by one."""
         self.finished = [_Finished(size) for _ in stages]
         self.at_keyboard = not in_child and threading.current_thread() is threading.main_thread()
@@ -280,9 +284,8 @@ class _Body:
 
     def _run_sync(self) -> None:
         """Run item by item. A time limit may strike between two of them: then the loop goes on."""
-        rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(self.positions))
         indexes = iter(range(len(self.positions)))
-        todo = zip(indexes, self.positions, rows, strict=True)
+        todo = zip(indexes, self.positions, self._arguments(), strict=True)
         steps = list(map(self._step, range(len(self.stages))))
         cursor = self.stages[0].cursor(self.logs)
         before = TASK_RUN.set(cursor)
@@ -298,6 +301,17 @@ class _Body:
                             self._fail(0, self.positions[started - 1], error, time.time_ns())
         finally:
             TASK_RUN.reset(before)
+
+    def _arguments(self) -> Iterable[Any]:
+        """What each item gets: the value of its one column, or the tuple of several columns'."""
+        if len(self.columns) == 1:
+            return self.columns[0]
+        return zip(*self.columns, strict=True) if self.columns else repeat((), len(self.positions))
+
+    def _call(self, number: int) -> Callable[[Any], Any]:
+        """A stage's function, of what `_arguments` gives or of the value of the stage before it."""
+        spread = self.stages[number].spread
+        return spread if number or len(self.columns) == 1 else partial(_call_with, spread)
 
     @property
     def started(self) -> int:
@@ -316,7 +330,7 @@ class _Body:
             number < len(self.stages) - 1,
         )
         plain = _NO_TYPES if encoder is None else SCALARS
-        return number, stage.spread, plain, finished.values, finished.ended, seconds, rarely
+        return number, self._call(number), plain, finished.values, finished.ended, seconds, rarely
 
     @contextmanager
     def _prints(self) -> Generator[None]:
@@ -342,7 +356,7 @@ class _Body:
         chain, first = len(steps) > 1, steps[0][6].place
         timed = any(stage.timeout_seconds for stage in self.batch.stages)
         start = clock()
-        for index, position, args in todo:
+        for index, position, value in todo:
             if marks[0] and (marks[0] == 2 or index >= self.limit):
                 return
             begun[index] = start
@@ -353,7 +367,7 @@ class _Body:
                 cursor.place = first
             marks[1] = index
             cursor.position = position
-            value, formed = None, False
+            formed = False
             for number, call, plain, values, ended, seconds, rarely in steps:
                 if number:
                     if timed:
@@ -365,7 +379,7 @@ class _Body:
                 try:
                     if seconds:
                         alarm(signal.ITIMER_REAL, seconds)
-                    value = call(value) if number else call(*args)
+                    value = call(value)  # noqa: PLW2901 - the next stage's argument
                     kind = type(value)
                     if kind in plain:
                         formed = False
@@ -383,7 +397,7 @@ class _Body:
                     else:
                         formed = True
                         if rarely.inner:
-                            value = materialised(value)
+                            value = materialised(value)  # noqa: PLW2901 - as above
                         rarely.keep(position, value, epoch + start, epoch + clock())
                         ended[index] = end = clock()
                     if seconds:
@@ -402,17 +416,16 @@ class _Body:
 
     async def _run_async(self) -> None:
         cursors = [stage.cursor(self.logs) for stage in self.stages]
-        rows = zip(*self.columns, strict=True) if self.columns else iter([()] * len(self.positions))
-        todo = enumerate(zip(self.positions, rows, strict=True))
+        todo = enumerate(zip(self.positions, self._arguments(), strict=True))
 
         async def work() -> None:
-            for index, (position, args) in todo:
+            for index, (position, value) in todo:
                 if index >= self.limit or self.marks[Mark.CONTROL] == 2:
                     return
                 self.marks[Mark.STARTED] += 1
                 self.marks[Mark.RUNNING] = index
                 self.marks[Mark.SINCE_NS] = time.monotonic_ns()
-                await self._async_item(position, args, cursors)
+                await self._async_item(position, value, cursors)
 
         width = max(1, min(self.stages[0].spec.concurrency, len(self.positions)))
         workers = [asyncio.ensure_future(work()) for _ in range(width)]
@@ -433,7 +446,7 @@ class _Body:
             if waiting.done() and not waiting.cancelled():
                 waiting.exception()  # seen: it came from a worker that was cancelled
 
-    async def _async_item(self, position: int, args: Any, cursors: list[Cursor]) -> None:
+    async def _async_item(self, position: int, value: Any, cursors: list[Cursor]) -> None:
         last = len(self.stages) - 1
         for number, stage in enumerate(self.stages):
             start = time.time_ns()
@@ -441,7 +454,7 @@ class _Body:
             cursor = cursors[number].at(position)
             try:
                 with cursor.entered():
-                    awaitable = (stage.form if number else stage.spread)(*args)
+                    awaitable = (stage.form if number else self._call(0))(value)
                     value = await (asyncio.wait_for(awaitable, limit) if limit else awaitable)
                     if number < last:
                         value = materialised(value)
@@ -460,7 +473,6 @@ class _Body:
             except BaseException as error:  # noqa: BLE001 - user code may raise anything
                 self._fail(number, position, error, start)
                 return
-            args = (value,)
 
     def _keep(self, number: int, position: int, value: Any, start: int) -> None:
         encoder = self.encoders[number]
@@ -515,13 +527,16 @@ class _Body:
         self, encoder: Encoder, first: int, values: list[Any], begun: array[int], ended: array[int]
     ) -> None:
         chosen: Any = slice(first, first + len(values))
-        if object in set(map(type, values)):  # of items that failed, or whose value is not plain
+        kinds = set(map(type, values))
+        if object in kinds:  # of items that failed, or whose value is not plain
+            kinds.remove(object)
             there = np.fromiter(map(is_not, values, repeat(_NOTHING)), np.bool_, len(values))
             values = list(compress(values, there))
             chosen = np.flatnonzero(there) + first
         if values:
             start, end = (np.frombuffer(each, np.int64)[chosen] for each in (begun, ended))
-            encoder.add_plain(self.places[chosen], values, start + self.epoch, end + self.epoch)
+            times = start + self.epoch, end + self.epoch
+            encoder.add_plain(self.places[chosen], values, kinds, *times)
 
     def recall(self) -> None:
         """Called by the clerk: start no further item; what will not start is handed back.
@@ -622,6 +637,10 @@ class _Clerk(threading.Thread):
                 flushed = time.monotonic()
             elif not body.announced or body.returned.runs:
                 body.sink(body.report())
+
+
+def _call_with(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
 
 
 def _drain(values: list[Any]) -> tuple[Any, ...]:

@@ -85,25 +85,27 @@ def _ordered(items: Columns) -> Columns:
 # ------------------------------------------------------------------------------------- scalars
 
 
-def scalar_drafts(items: Columns) -> Iterator[Draft]:
-    """Ints, floats, bools, texts, bytes and Nones: one partition per exact type.
+def by_type(kinds: set[type], items: Columns) -> Iterator[tuple[type, Columns]]:
+    """Items of one column by the exact types of their values, which are ``kinds``."""
+    where, started, ended, (values,) = items
+    if len(kinds) == 1:
+        yield next(iter(kinds)), items
+        return
+    number = {cls: i for i, cls in enumerate(dict.fromkeys(map(type, values)))}
+    each = np.fromiter((number[type(v)] for v in values), np.int8, len(values))
+    for cls, code in number.items():
+        chosen = np.flatnonzero(each == code)
+        picked = [values[i] for i in chosen.tolist()]
+        yield cls, (where[chosen], started[chosen], ended[chosen], [picked])
 
-    What Arrow's type does not hold (a huge int, a lone surrogate) goes into one of pickled values.
+
+def scalar_drafts(cls: type, items: Columns) -> Iterator[Draft]:
+    """Ints, floats, bools, texts, bytes or Nones, all of one exact type.
+
+    What Arrow's type does not hold (a huge int, a lone surrogate) goes into a partition of pickled
+    values.
     """
     where, started, ended, (values,) = items
-    codes = list(dict.fromkeys(map(type, values)))
-    if len(codes) == 1:
-        yield from _one_type(codes[0], where, started, ended, values)
-        return
-    number = {cls: i for i, cls in enumerate(codes)}
-    each = np.fromiter((number[type(v)] for v in values), np.int8, len(values))
-    for cls in codes:
-        chosen = np.flatnonzero(each == number[cls])
-        picked = [values[i] for i in chosen.tolist()]
-        yield from _one_type(cls, where[chosen], started[chosen], ended[chosen], picked)
-
-
-def _one_type(cls: type, where: Any, started: Any, ended: Any, values: Any) -> Iterator[Draft]:
     form = SCALARS[cls]
     try:
         array = array_of(form, values)
@@ -329,5 +331,8 @@ def _row_counts(counts: list[int]) -> int | Any:
 def with_ids(drafts: Iterable[Draft], positions: Any, ids: Any) -> Iterator[Draft]:
     """The drafts with the ids of their items, which stand beside their ascending positions."""
     for draft in drafts:
-        draft.items.ids = ids[np.searchsorted(positions, draft.items.positions)].tobytes()
+        own = draft.items.positions
+        all_of_them = len(own) == len(positions)
+        chosen = ids if all_of_them else ids[np.searchsorted(positions, own)]
+        draft.items.ids = chosen.tobytes()
         yield draft

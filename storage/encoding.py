@@ -20,6 +20,7 @@ from .drafts import (
     Draft,
     Flat,
     Shape,
+    by_type,
     joined,
     row_drafts,
     rows_drafts,
@@ -89,7 +90,7 @@ class ArrowEncoder:
         self._outbox: list[Draft] = []
         self._receipts: list[Receipt] = []
         self._scalars: Flat = []
-        self._plain: list[Columns] = []
+        self._plain: dict[type, list[Columns]] = {}
         self._shapes: dict[Any, Shape] = {}
         self._last = Shape((), (), (), (), 64, flat=False)
         self._rows: dict[Any, Flat] = {}
@@ -133,14 +134,16 @@ class ArrowEncoder:
         else:
             self._add_other(position, value, started_ns, ended_ns)
 
-    def add_plain(self, positions: Any, values: list[Any], started_ns: Any, ended_ns: Any) -> None:
+    def add_plain(
+        self, positions: Any, values: list[Any], kinds: set[type], started_ns: Any, ended_ns: Any
+    ) -> None:
         """See `core.interfaces.Encoder.add_plain`."""
-        types = set(map(type, values))
-        if dict not in types:
-            self._added += 12 * len(values) + _text_bytes(types, values)
-            self._plain.append((positions, started_ns, ended_ns, [values]))
+        if dict not in kinds:
+            self._added += 12 * len(values) + _text_bytes(kinds, values)
+            for cls, items in by_type(kinds, (positions, started_ns, ended_ns, [values])):
+                self._plain.setdefault(cls, []).append(items)
             return
-        if not (len(types) == 1 and self._add_rows(positions, values, started_ns, ended_ns)):
+        if not (len(kinds) == 1 and self._add_rows(positions, values, started_ns, ended_ns)):
             times = started_ns.tolist(), ended_ns.tolist()
             for item in zip(positions.tolist(), values, *times, strict=True):
                 self.add(*item)
@@ -263,8 +266,9 @@ class ArrowEncoder:
     def _drain(self) -> None:
         """Make drafts of what is pending. What does not become one stays pending."""
         self._drained = self._added
-        self._move([self._scalars], lambda chunks: scalar_drafts(split(chunks[0])))
-        self._move([self._plain], lambda chunks: scalar_drafts(joined(chunks[0])))
+        self._move([self._scalars], lambda chunks: _typed_drafts(split(chunks[0])))
+        for cls, pending in list(self._plain.items()):
+            self._move([pending], lambda chunks, cls=cls: scalar_drafts(cls, joined(chunks[0])))
         self._drain_rows()
         for form, pending in list(self._values.items()):
             self._move([pending], lambda chunks, form=form: value_drafts(form, chunks[0]))
@@ -358,6 +362,12 @@ def header_of(common: Header, draft: Draft) -> Header:
         firsts=draft.firsts,
         lineage=common.lineage,
     )
+
+
+def _typed_drafts(items: Columns) -> Iterator[Draft]:
+    _, _, _, (values,) = items
+    for cls, own in by_type(set(map(type, values)), items):
+        yield from scalar_drafts(cls, own)
 
 
 def _text_bytes(types: set[type], values: list[Any]) -> int:

@@ -168,7 +168,8 @@ def test_a_column_is_stored_as_its_items_are(local_run: ArrowRunStore, values: l
     cut = count // 2
     for part in (slice(0, cut), slice(cut, count)):
         chosen = [dict(v) if isinstance(v, dict) else v for v in values[part]]
-        together.add_plain(where[part], chosen, second[part], second[part] + 2 * 10**9)
+        times = second[part], second[part] + 2 * 10**9
+        together.add_plain(where[part], chosen, set(map(type, chosen)), *times)
     assert together.pending_bytes >= 12 * count
     ours, theirs = together.flush(), apart.flush()
     assert together.pending_bytes == 0
