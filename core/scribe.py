@@ -105,6 +105,7 @@ class Scribe(threading.Thread):
         """
         self.history.append(self.run_id, self.seq, events, driver=self.driver)
         self.seq += 1
+        self.next_beat = time.monotonic() + self.heartbeat_seconds  # the first records hold one
 
     def note(self, event: HistoryEvent) -> None:
         """An event for history."""
