@@ -393,6 +393,9 @@ def runs_of(ascending: npt.NDArray[Any]) -> list[tuple[int, int]]:
     """Pack an ascending array of positions into runs."""
     if not len(ascending):
         return []
+    first, stop = int(ascending[0]), int(ascending[-1]) + 1
+    if stop - first == len(ascending):
+        return [(first, stop)]
     breaks = np.flatnonzero(np.diff(ascending) != 1)
     starts = ascending[np.concatenate([[0], breaks + 1])]
     stops = ascending[np.concatenate([breaks, [len(ascending) - 1]])] + 1

@@ -42,7 +42,7 @@ from .interfaces import (
     Sink,
     WorkerInfo,
 )
-from .items import indices
+from .items import indices, runs_of
 from .logs import logged_prints
 from .resident import ResidentMemory
 from .shipping import StaleCodeError
@@ -227,7 +227,8 @@ class _Body:
         self.batch, self.stages, self.columns = batch, stages, columns
         self.marks, self.worker, self.sink = marks, worker, sink
         self.places = indices(batch.positions)
-        self.positions: list[int] = self.places.tolist()
+        runs = batch.positions.runs
+        self.positions: Sequence[int] = range(*runs[0]) if len(runs) == 1 else self.places.tolist()
         self.limit = len(self.positions)
         self.cancelled = False
         self.failures: list[Failure] = []
@@ -549,7 +550,7 @@ class _Body:
         self.limit = min(self.started + 1, len(self.positions))
         # Items may have started before they saw it; after it no more than one can.
         self.limit = max(self.limit, min(self.started + 1, len(self.positions)))
-        self.returned = Positions.of(self.positions[self.limit :])
+        self.returned = Positions(tuple(runs_of(self.places[self.limit :])))
 
     def flush(self) -> None:
         """Commit what is pending; what was committed before something raised is told all the same."""

@@ -193,7 +193,7 @@ def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> Ref
 
     Of a position that several receipts hold, the one counts that the manifest's ``winners`` name.
     """
-    from .itemtables import unpacked
+    from ..core.items import indices
 
     where: list[Any] = []
     parts: list[Any] = []
@@ -201,7 +201,7 @@ def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> Ref
     first_rows: list[Any] = []
     rows: list[Any] = []
     for number, receipt in enumerate(manifest.receipts):
-        held = unpacked(receipt.positions)
+        held = indices(receipt.positions)
         place = (
             np.arange(len(held), dtype=np.int64)
             if receipt.places is None
@@ -220,7 +220,7 @@ def column_of(manifest: Manifest, positions: Iterable[int] | None = None) -> Ref
     every = np.concatenate(where)
     if manifest.winners:
         wins = [
-            np.isin(held, unpacked(won)) for held, won in zip(where, manifest.winners, strict=True)
+            np.isin(held, indices(won)) for held, won in zip(where, manifest.winners, strict=True)
         ]
         kept = np.flatnonzero(np.concatenate(wins))
         chosen = kept[np.argsort(every[kept], kind="stable")]

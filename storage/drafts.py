@@ -113,8 +113,8 @@ def scalar_drafts(cls: type, items: Columns) -> Iterator[Draft]:
         frozen = [freeze(value) for value in values]
         yield from _each_form(SCALAR_KINDS[cls], where, started, ended, frozen)
         return
-    items = ItemTable.of(where, started, ended, 1)
-    yield Draft(SCALAR_KINDS[cls], items, _value_table(form, array), ("",))
+    table = _value_table(form, array)
+    yield Draft(SCALAR_KINDS[cls], ItemTable.of(where, started, ended, 1), table, ("",))
 
 
 def _each_form(

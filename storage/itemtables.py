@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ..core.errors import DamagedPartitionError
 from ..core.identity import SIZE
-from ..core.interfaces import Positions
+from ..core.items import runs_of
 
 VERSION = 1
 HEADER_KEY = b"headrace"
@@ -109,29 +109,7 @@ class Header:
             ) from error
 
 
-# ----------------------------------------------------------------------------- positions in runs
-
-
-def runs_of(positions: Any) -> Any:
-    """Ascending positions as an (n, 2) array of half-open runs."""
-    if not len(positions):
-        return np.empty((0, 2), np.int64)
-    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-    starts = positions[np.concatenate(([0], breaks))]
-    stops = positions[np.concatenate((breaks - 1, [len(positions) - 1]))] + 1
-    return np.stack([starts, stops], axis=1)
-
-
-def packed(positions: Any) -> Positions:
-    """Ascending positions (an int64 array) as `Positions`."""
-    return Positions(tuple((int(a), int(b)) for a, b in runs_of(positions).tolist()))
-
-
-def unpacked(positions: Positions) -> Any:
-    """Positions as an int64 array."""
-    if not positions.runs:
-        return np.empty(0, np.int64)
-    return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in positions.runs])
+# -------------------------------------------------------------------------------------- the blob
 
 
 def as_ids(ids: bytes) -> Any:
@@ -139,13 +117,10 @@ def as_ids(ids: bytes) -> Any:
     return np.frombuffer(ids, f"V{SIZE}")
 
 
-# -------------------------------------------------------------------------------------- the blob
-
-
 def pack_items(items: ItemTable) -> str:
     """The items as base64 text."""
     arrays: dict[str, Any] = {
-        "runs": runs_of(items.positions).reshape(-1),
+        "runs": np.array(runs_of(items.positions), np.int64).reshape(-1),
         "first": items.started_ns[:1],
         "gaps": _narrow(np.diff(items.started_ns)),
         "seconds": items.seconds.astype("<f4"),

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..core.errors import DamagedPartitionError, NotFoundError
 from ..core.identity import SIZE
-from ..core.interfaces import ObjectInfo, Part, Receipt
+from ..core.interfaces import ObjectInfo, Part, Positions, Receipt
+from ..core.items import indices, runs_of
 from .damage import mark
-from .itemtables import ItemTable, packed, unpack_items, unpacked
+from .itemtables import ItemTable, unpack_items
 from .loading import OpenPart, PartCache
 from .objects import Objects
 from .partitions import PartitionReader, path_checksum
@@ -123,7 +124,7 @@ def receipt_from(
         batch=batch,
         attempt=attempt,
         part=part,
-        positions=packed(items.positions),
+        positions=Positions(tuple(runs_of(items.positions))),
         rows=items.rows if isinstance(items.rows, int) else tuple(items.rows.tolist()),
         started=float(items.started_ns.min() / 1e9),
         ended=float(ends.max()),
@@ -185,7 +186,7 @@ class RangeFile(io.RawIOBase):
 def item_facts(opened: OpenPart, receipt: Receipt, position: int) -> Mapping[str, Any]:
     """What a partition tells of one item. Raises `LookupError` where it does not hold it."""
     items = opened.items
-    held = unpacked(receipt.positions)
+    held = indices(receipt.positions)
     place = int(np.searchsorted(held, position))
     if place >= len(held) or int(held[place]) != position:
         raise LookupError(f"{opened.where} does not hold item {position}")

@@ -217,8 +217,9 @@ class ArrowRunStore:
         self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
     ) -> ArrowEncoder:
         """An encoder for one stage of one batch execution, with a nonce of its own."""
+        from ..core.items import indices
         from .encoding import ArrowEncoder, new_nonce
-        from .itemtables import Header, as_ids, unpacked
+        from .itemtables import Header, as_ids
 
         step = batch.stages[stage]
         header = Header(
@@ -238,7 +239,7 @@ class ArrowRunStore:
             remote=self.store.location.scheme not in (LOCAL, MEMORY),
             inline_bytes=batch.inline_bytes,
             schema=read_schema(spec.schema),
-            ids=None if ids is None else (unpacked(batch.positions), as_ids(ids)),
+            ids=None if ids is None else (indices(batch.positions), as_ids(ids)),
         )
 
     def load(self, column: RefColumn) -> list[Any]:
