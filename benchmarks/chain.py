@@ -60,9 +60,10 @@ def measure(executor: str, n: int, rounds: int) -> None:
     facts = {"executor": executor, "n": n}
     for name, taken in seconds.items():
         report.figure("chain", name, report.median(taken.wall), "s", **facts)
-    report.figure(
-        "chain", "ratio", report.ratio(seconds["chain"].wall, seconds["one"].wall), "ratio", **facts
-    )
+        report.figure("chain", f"{name}_core_time", report.median(taken.cores), "s", **facts)
+    chained, alone = seconds["chain"], seconds["one"]
+    report.figure("chain", "ratio", report.ratio(chained.wall, alone.wall), "ratio", **facts)
+    report.figure("chain", "core_ratio", report.ratio(chained.cores, alone.cores), "ratio", **facts)
 
 
 if __name__ == "__main__":
