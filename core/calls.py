@@ -151,8 +151,11 @@ class EngineAPI(Protocol):
 
     def manifest(self, node: NodeHandle) -> Manifest: ...
 
-    def dataset(self, node: NodeHandle) -> Any:
-        """`storage.datasets.Dataset` of an ended node."""
+    def dataset(self, node: NodeHandle, *, keep: bool = True) -> Any:
+        """`storage.datasets.Dataset` of an ended node.
+
+        Without ``keep`` its partitions may be dropped with its values.
+        """
         ...
 
     def failures(self, node: NodeHandle | None = None) -> Any:

@@ -580,12 +580,12 @@ class Engine:
             specs.schema_of(self.calls[node]),
         )
 
-    def dataset(self, node: Node) -> Any:
+    def dataset(self, node: Node, *, keep: bool = True) -> Any:
         """See `EngineAPI.dataset`."""
         __tracebackhide__ = True
         if not node.good:
             raise self.error(node, None)
-        node.pinned = True
+        node.pinned = node.pinned or keep
         return self.store.dataset(self.manifest(node))
 
     def given(self, key: str, position: int) -> Given | None:

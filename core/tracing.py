@@ -121,7 +121,7 @@ class _Tracer:
     def values(self, node: Any) -> Any:
         return self.placeholder(node)
 
-    def dataset(self, node: Any) -> Any:
+    def dataset(self, node: Any, *, keep: bool = True) -> Any:
         return self.placeholder(node)
 
     def manifest(self, node: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.interfaces import Manifest, RefColumn
 from .loading import places_of
+from .tables import one_batch
 
 if TYPE_CHECKING:
     from .store import ArrowRunStore
@@ -148,13 +149,6 @@ def convert(source: Any, wanted: str) -> Any:
     return _FROM_TABLE[wanted](table)
 
 
-def _one_batch(table: Any) -> Any:
-    import pyarrow as pa
-
-    batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
-
-
 def _polars(table: Any) -> Any:
     import polars as pl
 
@@ -163,7 +157,7 @@ def _polars(table: Any) -> Any:
 
 _FROM_TABLE: dict[str, Callable[[Any], Any]] = {
     "table": lambda table: table,
-    "batch": _one_batch,
+    "batch": one_batch,
     "pandas": lambda table: table.to_pandas(),
     "polars": _polars,
     "lazy": lambda table: _polars(table).lazy(),

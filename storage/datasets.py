@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,15 +15,19 @@ import pyarrow.parquet as pq
 
 from ..core.errors import ConfigurationError
 from ..core.shown import Shown
+from .operating import Operations
 from .pieces import Piece, Scan
 from .unifying import unified
+
+if TYPE_CHECKING:
+    from .operations import Made
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BINARY_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 DEFAULT_PARTITION_BYTES = 64 << 20
 
 
-class Dataset(Shown):
+class Dataset(Operations, Shown):
     """Ordered rows in files or partitions. Nothing is read until it is asked for.
 
     Made by `open_dataset`, by a future's ``.dataset()``, and by `write`. Immutable and picklable;
@@ -42,39 +46,79 @@ class Dataset(Shown):
         find_schema: Callable[[], Any] | None = None,
         columns: Sequence[str] | None = None,
         filter: Any = None,
+        made: Made | None = None,
     ) -> None:
-        self._pieces = tuple(pieces)
+        self._held = tuple(pieces) if made is None else None
+        self._made = made
         self._schema = schema
         self._find_schema = find_schema
         self._columns = None if columns is None else tuple(columns)
         self._filter = as_expression(filter)
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The parts that can be read on their own, in order; waits for those that are being made."""
+        if self._held is None:
+            self._held = self._found(keep=True).pieces
+        return self._held
+
+    def _found(self, *, keep: bool) -> Dataset:
+        assert self._made is not None
+        found = self._made.dataset(keep=keep)
+        if self._schema is None:
+            self._schema = found.full_schema
+        return found
+
+    def handed_on(self, *, keep: bool = False) -> tuple[tuple[Piece, ...], Any]:
+        """The pieces, and the map future of this run that they come from, where that is known.
+
+        Who is called with that future can read them. Without ``keep`` they are no more kept for
+        others than the future's values are.
+        """
+        future = None if self._made is None else self._made.future_here()
+        if keep or future is None or self._held is not None:
+            return self.pieces, None
+        return self._found(keep=False).pieces, future
+
     def __repr__(self) -> str:
-        names = [piece.name for piece in self._pieces[:1]]
-        more = f" and {len(self._pieces) - 1} more" if len(self._pieces) > 1 else ""
+        if self._held is None:
+            return f"<{type(self).__name__} that is being made>"
+        names = [piece.name for piece in self._held[:1]]
+        more = f" and {len(self._held) - 1} more" if len(self._held) > 1 else ""
         return f"<{type(self).__name__} of {', '.join(names) or 'nothing'}{more}>"
 
     def __reduce__(self) -> Any:
         return _rebuilt, (
             type(self),
-            self._pieces,
-            self._full_schema(),
+            self.pieces,
+            self.full_schema,
             self._columns,
             self._filter,
         )
 
     # ------------------------------------------------------------------------------- facts
 
-    def _full_schema(self) -> Any:
+    @property
+    def full_schema(self) -> Any:
+        """`pyarrow.Schema` of the files together, before columns are chosen."""
+        if self._schema is None and self._held is None:
+            self.pieces  # noqa: B018 - finds it
         if self._schema is None:
             if self._find_schema is not None:
                 self._schema = self._find_schema()
             else:
-                self._schema = unified((piece.name, piece.schema()) for piece in self._pieces)
+                self._schema = unified((piece.name, piece.schema()) for piece in self.pieces)
         return self._schema
 
-    def _scan(self, columns: Sequence[str] | None = None, filter: Any = None) -> Scan:
-        schema = self._full_schema()
+    def scan(self, columns: Sequence[str] | None = None, filter: Any = None) -> Scan:
+        """How it is read; of these columns, where some are named.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no such column.
+        """
+        schema = self.full_schema
         wanted = self._columns if columns is None else tuple(columns)
         missing = [name for name in wanted or () if name not in schema.names]
         if missing:
@@ -88,38 +132,38 @@ class Dataset(Shown):
     @property
     def schema(self) -> Any:
         """`pyarrow.Schema` of the rows as they are read."""
-        return self._scan().result
+        return self.scan().result
 
     @property
     def num_rows(self) -> int:
         """Rows; counted by reading where a filter is set or the format does not tell."""
         if self._filter is not None:
-            first = self._full_schema().names[:1]
+            first = self.full_schema.names[:1]
             return sum(batch.num_rows for batch in self.iter_batches(columns=first))
-        return sum(p.count() if p.rows is None else p.rows for p in self._pieces)
+        return sum(p.count() if p.rows is None else p.rows for p in self.pieces)
 
     @property
     def known_rows(self) -> int | None:
         """Rows, where that is known without reading; else None."""
-        rows = [piece.rows for piece in self._pieces]
+        rows = [piece.rows for piece in self.pieces]
         return None if self._filter is not None or None in rows else sum(cast("list[int]", rows))
 
     @property
     def files(self) -> list[str]:
         """URLs or paths of the files, in order, each once; for tools that scan for themselves."""
-        return list(dict.fromkeys(piece.name for piece in self._pieces))
+        return list(dict.fromkeys(piece.name for piece in self.pieces))
 
     @property
     def bytes(self) -> int:
         """Stored size."""
-        return sum(piece.bytes for piece in self._pieces)
+        return sum(piece.bytes for piece in self.pieces)
 
     @property
     def fingerprint(self) -> str:
         """Of paths, tags or times, sizes, row ranges, columns and filter; no data is read."""
         digest = hashlib.blake2b(digest_size=16)
         for text in (
-            *(p.fingerprint for p in self._pieces),
+            *(p.fingerprint for p in self.pieces),
             repr(self._columns),
             str(self._filter),
         ):
@@ -135,14 +179,14 @@ class Dataset(Shown):
         self, columns: Sequence[str] | None = None, filter: Any = None
     ) -> Iterator[Any]:
         """Record batches in order, one file after the other."""
-        scan = self._scan(columns, filter)
-        for piece in self._pieces:
+        scan = self.scan(columns, filter)
+        for piece in self.pieces:
             yield from piece.batches(scan)
 
     def to_reader(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
         """A `pyarrow.RecordBatchReader` that streams."""
-        scan = self._scan(columns, filter)
-        batches = itertools.chain.from_iterable(piece.batches(scan) for piece in self._pieces)
+        scan = self.scan(columns, filter)
+        batches = itertools.chain.from_iterable(piece.batches(scan) for piece in self.pieces)
         return pa.RecordBatchReader.from_batches(scan.result, batches)
 
     def to_table(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
@@ -177,16 +221,20 @@ class Dataset(Shown):
         """
         from .scanning import arrow_dataset
 
-        return arrow_dataset(self._pieces, self._scan(), self.to_table)
+        return arrow_dataset(self.pieces, self.scan(), self.to_table)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return self.to_reader().__arrow_c_stream__(requested_schema)
 
     def select(self, columns: Sequence[str]) -> Dataset:
         """The same rows with these columns."""
-        self._scan(columns)
+        self.scan(columns)
         return Dataset(
-            self._pieces, schema=self._full_schema(), columns=columns, filter=self._filter
+            self._held or (),
+            schema=self.full_schema,
+            columns=columns,
+            filter=self._filter,
+            made=None if self._held is not None else self._made,
         )
 
     # --------------------------------------------------------------------------- partitions
@@ -223,12 +271,12 @@ class Dataset(Shown):
         from .splitting import by_bytes, by_files, by_rows
 
         if rows is not None:
-            groups = by_rows(self._pieces, rows)
+            groups = by_rows(self.pieces, rows)
         elif files is not None:
-            groups = by_files(self._pieces, files)
+            groups = by_files(self.pieces, files)
         else:
-            groups = by_bytes(self._pieces, size)
-        schema = self._full_schema()
+            groups = by_bytes(self.pieces, size)
+        schema = self.full_schema
         return [
             Partition(group, schema=schema, columns=self._columns, filter=self._filter)
             for group in groups
@@ -301,7 +349,7 @@ class Partition(Dataset):
     @property
     def rows(self) -> int:
         """Rows before a filter."""
-        return sum(p.count() if p.rows is None else p.rows for p in self._pieces)
+        return sum(p.count() if p.rows is None else p.rows for p in self.pieces)
 
     def __headrace_load__(self, annotation: Any) -> Any:
         """The rows in the form that the annotation asks for: a table where it asks for none."""

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.errors import ConfigurationError
-from ..core.interfaces import Manifest, Part
+from ..core.interfaces import Manifest, ObjectInfo, Part
 from .loading import OpenPart
+from .partitions import PartitionReader
 from .pieces import Piece, Scan, scan_table
+from .receipts import part_source
 from .rowforms import PLACEHOLDER
 from .unifying import unified
 
@@ -56,6 +58,20 @@ class PartPiece:
 
     def open(self) -> OpenPart:
         return self.run.open_part(self.part, self.inline)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether memory is mapped to it rather than filled from it."""
+        return self.inline is not None or self.run.objects.local_path(self.part.path) is not None
+
+    def reader(self) -> PartitionReader:
+        """The whole partition, of which only what is asked for is read: no checksum of all is made."""
+        objects = self.run.objects
+        if self.inline is not None:
+            source = pa.BufferReader(self.inline)
+        else:
+            source = part_source(objects, ObjectInfo(self.part.path, self.part.bytes, 0.0))
+        return PartitionReader(source, self.part.format, objects.url_of(self.part.path))
 
     def schema(self) -> Any:
         schema = self.open().schema

@@ -20,10 +20,13 @@ import pyarrow.parquet as pq
 from ..core.errors import DamagedPartitionError, StorageError
 from ..core.interfaces import data_prefix
 from .itemtables import HEADER_KEY, ITEMS_KEY, Header, ItemTable, pack_items
+from .tables import one_batch
 
 ARROW = "arrow"
 PARQUET = "parquet"
 ROW_GROUP_ROWS = 128 * 1024
+MOST_GROUP_ROWS = 1 << 20
+"""Rows of a row group that a Parquet writer does not cut."""
 
 _NAME = re.compile(r"data/(\d{5,})/(\d{8,})-([0-9a-f]+)-(\d+)-([0-9a-f]{8})\.(arrow|parquet)")
 
@@ -101,6 +104,22 @@ class PartitionWriter:
         if self.format == ARROW:
             self._writer.write_table(table)
             return
+        self._open_parquet(table)
+        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+
+    def write_group(self, batch: Any) -> None:
+        """Add a record batch as a row group (Parquet) or batch (Arrow) of its own, also an empty one.
+
+        It has at most `MOST_GROUP_ROWS` rows.
+        """
+        if self.format == ARROW:
+            self._writer.write_batch(batch)
+            return
+        table = pa.Table.from_batches([batch], schema=self._schema)
+        self._open_parquet(table)
+        self._writer.write_table(table, row_group_size=MOST_GROUP_ROWS)
+
+    def _open_parquet(self, table: Any) -> None:
         if self._writer is None:
             sample = table if self._sample is None else self._sample
             self._writer = pq.ParquetWriter(
@@ -111,7 +130,6 @@ class PartitionWriter:
                 use_dictionary=cast(bool, dictionary_columns(sample)),
                 write_page_checksum=True,
             )
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
     def open_arrow(self, metadata: dict[bytes, bytes]) -> None:
         """Begin an Arrow file, whose footer entries must be known now."""
@@ -226,6 +244,23 @@ class PartitionReader:
     def _read(self) -> Any:
         table = self._file.read_all() if self.format == ARROW else self._file.read()
         return table.replace_schema_metadata(self.schema.metadata)
+
+    @property
+    def groups(self) -> int:
+        """Number of record batches or row groups."""
+        return int(
+            self._file.num_record_batches if self.format == ARROW else self._file.num_row_groups
+        )
+
+    def group(self, number: int) -> Any:
+        """One record batch or row group, as a record batch; nothing else is read."""
+        return self._guard(lambda: self._group(number))
+
+    def _group(self, number: int) -> Any:
+        if self.format == ARROW:
+            return self._file.get_batch(number)
+        table = self._file.read_row_group(number).replace_schema_metadata(self.schema.metadata)
+        return one_batch(table)
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         try:

@@ -75,7 +75,7 @@ def read_ids(
         if opened is not None:
             return opened.items
         where = objects.url_of(part.path)
-        source = _footer_source(objects, ObjectInfo(part.path, part.bytes, 0.0))
+        source = part_source(objects, ObjectInfo(part.path, part.bytes, 0.0))
         return unpack_items(PartitionReader(source, part.format, where).packed_items, where)
 
     return _each(objects, parts, ids)
@@ -95,7 +95,7 @@ def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
     checksum, kind = named
     where = objects.url_of(info.path)
     try:
-        reader = PartitionReader(_footer_source(objects, info), kind, where)
+        reader = PartitionReader(part_source(objects, info), kind, where)
         items = unpack_items(reader.packed_items, where)
     except (DamagedPartitionError, NotFoundError) as error:
         _logger.warning("left out: %s", error)
@@ -134,7 +134,8 @@ def receipt_from(
     )
 
 
-def _footer_source(objects: Objects, info: ObjectInfo) -> Any:
+def part_source(objects: Objects, info: ObjectInfo) -> Any:
+    """A partition as a seekable file of which only what is asked for is read."""
     local = objects.local_path(info.path)
     if local is not None:
         import pyarrow as pa

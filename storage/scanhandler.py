@@ -1,4 +1,4 @@
-"""fsspec files for pyarrow's readers, without fsspec's read-ahead."""
+"""fsspec files for pyarrow's readers, each opened for itself and without read-ahead."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ class UncachedHandler(fs.FSSpecHandler):
         if not files.isfile(path):
             raise FileNotFoundError(path)
         return pa.PythonFile(files.open(path, mode="rb", cache_type="none"), mode="r")
+
+    def open_input_stream(self, path: str) -> Any:
+        return self.open_input_file(path)
+
+
+class WholeHandler(fs.FSSpecHandler):
+    """Opens files of ``memory://``, each time another one.
+
+    fsspec hands the same file object to all who open it, so threads would move each other's place.
+    """
+
+    def open_input_file(self, path: str) -> Any:
+        files: Any = self.fs
+        if not files.isfile(path):
+            raise FileNotFoundError(path)
+        return pa.BufferReader(files.cat_file(path))
 
     def open_input_stream(self, path: str) -> Any:
         return self.open_input_file(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .filesystems import open_filesystem, reveal
-from .locations import LOCAL, Location
+from .locations import LOCAL, MEMORY, Location
 
 _opened: dict[Any, Any] = {}
 
@@ -57,6 +57,10 @@ class Source:
             from .scanhandler import UncachedHandler
 
             handler: Any = UncachedHandler
+        elif self.location.scheme == MEMORY:
+            from .scanhandler import WholeHandler
+
+            handler = WholeHandler
         else:
             handler = fs.FSSpecHandler
         return fs.PyFileSystem(handler(self.filesystem))

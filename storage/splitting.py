@@ -87,6 +87,24 @@ def by_files(pieces: Sequence[Piece], count: int) -> Iterator[list[Piece]]:
         yield group
 
 
+def small_together(pieces: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
+    """Groups of neighbours of about ``size`` bytes; a piece of at least half of it stands alone."""
+    group: list[Piece] = []
+    held = 0
+    for piece in pieces:
+        alone = piece.bytes * 2 >= size
+        if group and (alone or held + piece.bytes > size):
+            yield group
+            group, held = [], 0
+        group.append(piece)
+        held += piece.bytes
+        if alone:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
 def joined(group: list[Piece]) -> list[Piece]:
     """Neighbouring parts of one file as one piece again."""
     out: list[Piece] = []

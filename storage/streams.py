@@ -43,6 +43,21 @@ _RESERVED = {HEADER_KEY: b"#" * 2048, ITEMS_KEY: b"@" * 1024}
 _END = object()
 
 
+class RowGroups(Iterator[Any]):
+    """Record batches that are to be one table in whose file each has a place of its own.
+
+    It may be empty, and is written where it stands: a reader of the file knows the place of what it
+    wants, and reads nothing else (`storage.exchange`).
+    """
+
+    def __init__(self, schema: Any, batches: Iterator[Any]) -> None:
+        self.schema = schema
+        self._batches = batches
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+
 def is_stream(value: Any) -> bool:
     """Whether a value is consumed rather than stored as it is."""
     if isinstance(value, (GeneratorType, pa.RecordBatchReader)):
@@ -95,6 +110,8 @@ class Spool:
             Its elements do not fit together.
         """
         try:
+            if isinstance(values, RowGroups):
+                return self._tables("table", values, values.schema)
             if isinstance(values, pa.RecordBatchReader):
                 tables = (pa.Table.from_batches([batch]) for batch in values)
                 return self._tables("reader", tables, values.schema)
@@ -124,15 +141,19 @@ class Spool:
     # ------------------------------------------------------------------------------- tables
 
     def _tables(self, kind: str, tables: Iterator[Any], schema: Any, extra: str = "") -> Spooled:
+        as_they_are = isinstance(tables, RowGroups)
         schema = self._schema or schema
         layout = choose_format(self._format, self._remote, schema, 1)
         with self._open(schema, layout) as writer:
             if layout == ARROW:
                 writer.open_arrow(_RESERVED)
             rows = 0
-            for number, chunk in enumerate(_gathered(tables)):
+            for number, chunk in enumerate(tables if as_they_are else _gathered(tables)):
                 rows += chunk.num_rows
-                writer.write(_fitted(chunk, schema, number))
+                if as_they_are:
+                    writer.write_group(chunk)
+                else:
+                    writer.write(_fitted(chunk, schema, number))
             items = self._items(rows)
             draft = Draft(kind, items, extra=extra)
             header = self._header_of(draft)

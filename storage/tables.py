@@ -160,11 +160,19 @@ def _thaw_polars(table: Any, extra: str) -> Any:
 # -------------------------------------------------------------------------------------- back
 
 
-def _thaw_batch(table: Any, extra: str) -> Any:
+def one_batch(table: Any) -> Any:
+    """A table's rows as one record batch."""
     batches = table.combine_chunks().to_batches()
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=table.schema)
     if len(batches) == 1:
         return batches[0]
-    return pa.RecordBatch.from_pylist([], schema=table.schema)
+    arrow: Any = pa  # its stubs lack it
+    return arrow.concat_batches(batches)
+
+
+def _thaw_batch(table: Any, extra: str) -> Any:
+    return one_batch(table)
 
 
 THAW: dict[str, Callable[[Any, str], Any]] = {

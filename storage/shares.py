@@ -1,0 +1,136 @@
+"""Shares: parts of a dataset as items of a map, whose rows know their places in the whole.
+
+A row's *place* is a number that ascends with the rows and depends on the dataset alone, not on how
+it was cut into shares or into the files of a run: where the rows before it can be counted without
+reading them it is their number. So what is decided by places is decided alike in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .partitions import MOST_GROUP_ROWS
+from .pieces import Piece, Scan
+from .splitting import by_bytes
+
+PLACE = "__headrace_place"
+_UNCOUNTED = 1 << 40
+"""Places kept for a piece whose rows are not known (CSV, JSON lines)."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Consecutive pieces of a dataset, and the place of the first row of each."""
+
+    pieces: tuple[Piece, ...]
+    places: tuple[int, ...]
+    scan: Scan
+
+    def __headrace_fingerprint__(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        parts = (*(p.fingerprint for p in self.pieces), self.places, self.scan.columns)
+        for part in (*parts, self.scan.filter):
+            digest.update(str(part).encode() + b"\0")
+        return digest.hexdigest()
+
+    @property
+    def counted(self) -> int | None:
+        """Rows, where they are known without reading."""
+        if self.scan.filter is not None:
+            return None
+        rows = [piece.rows for piece in self.pieces]
+        return None if None in rows else sum(filter(None, rows))
+
+    def chunks(self, size: int, columns: Sequence[str] | None = None) -> Iterator[tuple[Any, Any]]:
+        """The rows in tables of at most about ``size`` bytes, each with the places of its rows.
+
+        ``columns`` are read instead of those of the dataset.
+        """
+        schema = plain_schema(self.scan.schema)
+        columns = self.scan.columns if columns is None else tuple(columns)
+        wanted = self.scan.filter  # while reading it would hide how many rows it leaves out
+        scan = Scan(self.scan.schema, columns if wanted is None else None)
+        for held, places in _gathered(_parts(self.pieces, self.places, scan, size), size):
+            table = pa.Table.from_batches(held, schema=scan.result).cast(plain_schema(scan.result))
+            where = np.concatenate([np.arange(at, at + n) for at, n in places])
+            if wanted is not None:
+                table = table.append_column(PLACE, pa.array(where)).filter(wanted)
+                where = table.column(PLACE).to_numpy()
+                table = table.select(list(schema.names if columns is None else columns))
+            yield table, where
+
+
+def _parts(
+    pieces: Sequence[Piece], places: Sequence[int], scan: Scan, size: int
+) -> Iterator[tuple[Any, int]]:
+    """Batches of at most about ``size`` bytes, with the place of their first rows."""
+    for piece, place in zip(pieces, places, strict=True):
+        at = place
+        for batch in piece.batches(scan):
+            step = max(1, int(batch.num_rows * min(1, size / max(1, batch.nbytes))))
+            step = min(step, MOST_GROUP_ROWS)
+            for first in range(0, batch.num_rows, step):
+                yield batch.slice(first, step), at + first
+            at += batch.num_rows
+
+
+def _gathered(
+    parts: Iterator[tuple[Any, int]], size: int
+) -> Iterator[tuple[list[Any], list[tuple[int, int]]]]:
+    held: list[Any] = []
+    places: list[tuple[int, int]] = []
+    rows = held_bytes = 0
+    for batch, at in parts:
+        more = batch.nbytes
+        if held and (held_bytes + more > size or rows + batch.num_rows > MOST_GROUP_ROWS):
+            yield held, places
+            held, places, rows, held_bytes = [], [], 0, 0
+        held.append(batch)
+        places.append((at, batch.num_rows))
+        rows += batch.num_rows
+        held_bytes += more
+    if held:
+        yield held, places
+
+
+def shares_of(pieces: Sequence[Piece], scan: Scan, size: int) -> list[Share]:
+    """A dataset in shares of about ``size`` stored bytes."""
+    return with_places(by_bytes(pieces, size), scan)
+
+
+def with_places(groups: Iterator[list[Piece]] | Sequence[list[Piece]], scan: Scan) -> list[Share]:
+    """Groups of pieces as shares."""
+    shares: list[Share] = []
+    place = 0
+    for group in groups:
+        places: list[int] = []
+        for piece in group:
+            places.append(place)
+            place += _UNCOUNTED if piece.rows is None else piece.rows
+        shares.append(Share(tuple(group), tuple(places), scan))
+    return shares
+
+
+def plain_schema(schema: Any) -> Any:
+    """The schema without dictionaries: a file holds one per column, and rows come from many files."""
+    return pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
+
+
+def _plain(kind: Any) -> Any:
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([f.with_type(_plain(f.type)) for f in kind.fields])
+    for test, make in (
+        (pa.types.is_list, pa.list_),
+        (pa.types.is_large_list, pa.large_list),
+    ):
+        if test(kind):
+            return make(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind
