@@ -164,6 +164,7 @@ class Driver:
 
     def drive(self, body: Callable[[], Any]) -> State[Any]:
         """Run the flow's function, with its retries; gives the final state, not written yet."""
+        __tracebackhide__ = True
         while True:
             try:
                 value = body()
@@ -182,6 +183,7 @@ class Driver:
 
     async def adrive(self, body: Callable[[], Awaitable[Any]]) -> State[Any]:
         """`drive` for a coroutine function, on the running loop."""
+        __tracebackhide__ = True
         while True:
             try:
                 async with asyncio.timeout(self._seconds_left()):

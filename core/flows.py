@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,6 +25,7 @@ from .options import FlowKeywords, flow_options
 if TYPE_CHECKING:
     from .graph import Graph
     from .options import FlowOptions
+    from .recorded import RecordedRun
     from .resumption import Again
     from .runs import FlowRun
     from .states import State
@@ -164,8 +166,8 @@ class Flow(Decorated, Generic[P, R_co]):
             return self._call_async(args, kwargs, return_state=return_state, wait_for=wait_for)
         _await_all(wait_for)
         run, arguments = self._run(args, kwargs)
-        spread = self.shape.spread(arguments)
-        run_flow(run, self.options, lambda: self.fn(*spread[0], **spread[1]))
+        positional, named = self.shape.spread(arguments)
+        run_flow(run, self.options, partial(self.fn, *positional, **named))
         return run.state if return_state else run.result()
 
     async def _call_async(
@@ -207,19 +209,33 @@ class Flow(Decorated, Generic[P, R_co]):
     ) -> FlowRun[T]: ...
     @overload
     def start(self, /, *args: P.args, **kwargs: P.kwargs) -> FlowRun[R_co]: ...
+    @overload
+    def start(self, /, *args: Any, detach: Literal[True], **kwargs: Any) -> RecordedRun: ...
     def start(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run it in a thread of its own, beside you; gives a handle at once.
 
         The interpreter waits for the run before it exits; ``run.cancel()`` ends it.
 
+        Parameters
+        ----------
+        detach
+            True: a process of its own drives the run and outlives this one. Gives a `RecordedRun`
+            once that has begun it. (Not where the flow has a parameter of this name.)
+
         Raises
         ------
         ParameterError
             Arguments that do not validate.
+        RunError
+            ``detach=True``, and the flow or an argument cannot be written down.
         """
         from .flow_engine import refuse_nested, start_flow
 
         refuse_nested(self.name)
+        if "detach" not in self.shape.names and kwargs.pop("detach", False):
+            from .detached import start_detached
+
+            return start_detached(self, self._arguments(args, kwargs))
         run, arguments = self._run(args, kwargs)
         positional, named = self.shape.spread(arguments)
         start_flow(run, self.options, self.fn, positional, named)

@@ -32,8 +32,8 @@ _SECRET_OPTIONS = ("storage", "result_storage", "storage_options")
 """Options of a flow that do not travel: they may hold credentials."""
 
 
-def write_header(store: RunStore, info: RunInfo, notes: Notes) -> None:
-    """Write both, before anything runs.
+def write_header(store: RunStore, info: RunInfo, notes: Notes) -> dict[str, str]:
+    """Write both, before anything runs; gives what could not be written down, and why, by name.
 
     Raises
     ------
@@ -43,6 +43,7 @@ def write_header(store: RunStore, info: RunInfo, notes: Notes) -> None:
     launch, lacking = _launch(info)
     store.write(LAUNCH, launch)
     store.write(HEADER, json.dumps(notes.header() | {"lacking": lacking}, indent=1).encode())
+    return lacking
 
 
 def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:

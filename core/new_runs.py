@@ -31,10 +31,11 @@ def make_run(
     *,
     entrypoint: str | None = None,
     again: Again | None = None,
+    shown: bool = True,
 ) -> FlowRun[Any]:
     """A run that has not begun: its executor, store and history are found, nothing is opened yet.
 
-    ``again`` is one that an earlier driver has begun.
+    ``again`` is one that an earlier driver has begun; one that is not ``shown`` has no display.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def make_run(
         replaced=again.replaced if again is not None else {},
         verify=again is not None and again.verify,
         created=again.created if again is not None else datetime.now(UTC),
-        display=open_display(settings.display) if flow is not None and parent is None else None,
+        display=open_display(settings.display) if shown and flow and parent is None else None,
     )
     run = FlowRun[Any](info, options.timeout_seconds)
     if parent is not None:

@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,14 @@ class Notes:
             host=hostname(),
             pid=os.getpid(),
         )
+
+    def scheduled(self) -> list[HistoryEvent]:
+        """The run waits for its driver: nobody's heart beats for it yet."""
+        name, kind, told = "Pending", StateType.PENDING.value, "waits for its driver"
+        return [
+            replace(self._run(name, kind, told, None), heartbeat=None),
+            StateRecord(self.info.id, None, name, kind, told, datetime.now(UTC)),
+        ]
 
     def begun(self) -> list[HistoryEvent]:
         """The run has started."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, overload
 from uuid import UUID
 
 from .errors import RunNotFoundError
@@ -41,6 +41,22 @@ def all_logs(history: History, run: UUID, level: int = 0) -> Iterator[LogRecord]
         for _, line in page:
             yield line
         after = page[-1][0]
+
+
+def followed_logs(
+    history: History, run: UUID, level: int, done: Callable[[], bool]
+) -> Iterator[LogRecord]:
+    """Log lines of a run as they come, from its first one on, until it has ended."""
+    after = 0
+    while True:
+        last = done()  # before the look: what came before its end is told
+        while page := history.logs(run, level=level, after=after):
+            for _, line in page:
+                yield line
+            after = page[-1][0]
+        if last:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 class RecordedRun(Resumable, Shown):
@@ -165,8 +181,16 @@ class RecordedRun(Resumable, Shown):
             store = open_store(self.record().storage, get_settings().plain_storage_options())
         return store.run(str(self.id))
 
-    def logs(self, level: int = 0) -> list[LogRecord]:
-        """Log lines of the flow and its tasks so far, oldest first."""
+    @overload
+    def logs(self, level: int = 0, *, follow: Literal[False] = False) -> list[LogRecord]: ...
+    @overload
+    def logs(self, level: int = 0, *, follow: Literal[True]) -> Iterator[LogRecord]: ...
+    def logs(
+        self, level: int = 0, *, follow: bool = False
+    ) -> list[LogRecord] | Iterator[LogRecord]:
+        """Log lines of the flow and its tasks so far, oldest first. See `FlowRun.logs`."""
+        if follow:
+            return followed_logs(self._history, self.id, level, self.done)
         return list(all_logs(self._history, self.id, level))
 
     def failures(self) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, overload
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -217,10 +217,31 @@ class FlowRun(Resumable, Shown, Generic[R]):
         """Failed items of all nodes as a ``pyarrow.Table``."""
         return self._live().failures(None)
 
-    def logs(self, level: int = 0) -> list[LogRecord]:
-        """Log lines of the flow and its tasks so far, oldest first."""
-        from .recorded import all_logs
+    @overload
+    def logs(self, level: int = 0, *, follow: Literal[False] = False) -> list[LogRecord]: ...
+    @overload
+    def logs(self, level: int = 0, *, follow: Literal[True]) -> Iterator[LogRecord]: ...
+    def logs(
+        self, level: int = 0, *, follow: bool = False
+    ) -> list[LogRecord] | Iterator[LogRecord]:
+        """Log lines of the flow and its tasks so far, oldest first.
 
+        Parameters
+        ----------
+        level
+            Only lines of this level and above, as in `logging`.
+        follow
+            True: an iterator that goes on with the lines as they come, until the run has ended.
+
+        Examples
+        --------
+        >>> for line in run.logs(follow=True):  # doctest: +SKIP
+        ...     print(line.message)
+        """
+        from .recorded import all_logs, followed_logs
+
+        if follow:
+            return followed_logs(self.info.history, self.id, level, self.done)
         return list(all_logs(self.info.history, self.id, level))
 
     def _live(self) -> RunEngine:

@@ -16,6 +16,7 @@ from .timeline import timeline
 
 MOST_BATCHES = 20_000
 MOST_FAILURES = 5
+MOST_LINES = 20
 FIRST_ROWS = 5
 MOST_COLUMNS = 12
 
@@ -102,16 +103,32 @@ def _map(future: Any) -> Sequence[str]:
 
 
 def _item(item: Any) -> Sequence[str]:
-    """One item as history and storage know it."""
+    """One item as history and storage know it: what it was given and gave, its log and traceback."""
     took = ""
     if item.started is not None and item.ended is not None:
         took = formats.duration((item.ended - item.started).total_seconds())
-    facts = [f"attempt {item.attempt}" if item.attempt else "", took]
+    facts = [f"attempt {item.attempt}" if item.attempt else "", took, item.worker]
+    rows = [html.row(html.words("input"), html.code(_told(lambda: item.input), 1000))]
+    if item.state.is_completed():
+        rows.append(html.row(html.words("output"), html.code(_told(lambda: item.output), 1000)))
+    rows += [
+        html.row(html.words("log"), html.code(line.message, 400)) for line in item.logs[:MOST_LINES]
+    ]
     return (
         f"<b>{escape(item.node)}</b>[{item.position}] {html.pill(item.state.name)}",
-        f' <span style="{html.FAINT}">{" · ".join(filter(None, facts))}</span>',
+        f' <span style="{html.FAINT}">{" · ".join(escape(fact) for fact in facts if fact)}</span>',
         f"<div>{escape(item.state.message)}</div>",
+        html.table(("", ""), rows),
+        f"<pre>{escape(item.traceback)}</pre>" if item.traceback else "",
     )
+
+
+def _told(read: Callable[[], Any]) -> str:
+    """A value, or why it cannot be had."""
+    try:
+        return repr(read())
+    except HeadraceError as error:
+        return f"({error})"
 
 
 def _dataset(dataset: Any) -> Sequence[str]:

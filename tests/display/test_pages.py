@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import headrace
 from headrace.core.interfaces import BatchRecord
+from headrace.core.recorded import RecordedRun
 from headrace.core.views import Signatures
 from headrace.display.timeline import lines_of, timeline
 
@@ -68,8 +70,6 @@ def test_a_run_shows_its_graph_nodes_failures_and_when_which_worker_was_busy(run
 
 
 def test_a_recorded_run_shows_the_same(run: Any) -> None:
-    from headrace.core.recorded import RecordedRun
-
     recorded = RecordedRun(run.info.history, run.id)
     told = shown(recorded)
     assert "36/40" in told
@@ -109,6 +109,34 @@ def test_an_item_shows_its_state_and_error(run: Any) -> None:
     told = shown(run.item("clean-0", 17))
     assert told.startswith("clean-0 | [17] | Failed")
     assert "ValueError: bad row 17" in told
+    assert "'row': {'i': 17, 'text': '<row 17>'}" in told
+    assert "test_pages.py" in told  # the traceback
+    assert "output | {'i': 3, 'text': '<row 3>'}" in shown(run.item("clean-0", 3))
+
+
+def test_logs_are_followed_to_the_run_s_end() -> None:
+    go_on = threading.Event()
+
+    @headrace.task
+    def says(i: int) -> None:
+        headrace.get_run_logger().info("before %s", i)
+        go_on.wait(60)
+        headrace.get_run_logger().info("after %s", i)
+
+    @headrace.flow(executor="threads")
+    def talks() -> None:
+        says.submit(1).wait()
+
+    run = talks.start()
+    told: list[str] = []
+    for line in run.logs(20, follow=True):
+        told.append(line.message)
+        if line.message == "before 1":
+            go_on.set()
+    assert told[:2] == ["before 1", "after 1"]
+    assert "Completed" in told[-1]
+    again = RecordedRun(run.info.history, run.id).logs(20, follow=True)
+    assert [line.message for line in again] == told
 
 
 def test_a_dataset_shows_its_size_schema_and_first_rows(tmp_path: Path) -> None:
@@ -153,7 +181,7 @@ def test_every_executor_shows_itself(name: str) -> None:
 
 
 def test_a_list_of_runs_is_a_table_also_in_part(run: Any) -> None:
-    told = shown(headrace.runs()[:5])
+    told = shown(headrace.runs(flow=run.flow_name)[:5])
     assert run.name in told
     assert "executor" in told
 

@@ -1,0 +1,134 @@
+"""Runs whose driver is a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+import headrace
+from headrace.core.errors import ExecutorError, RunError, StorageError
+
+PACKAGE = str(Path(headrace.__file__).parent.parent)
+
+SCRIPT = """
+import os, sys, time, headrace
+from pathlib import Path
+
+@headrace.task
+def double(i: int) -> int:
+    while not Path(os.environ["GATE"]).exists():
+        time.sleep(0.02)
+    return 2 * i
+
+@headrace.flow(executor="threads")
+def job(n: int) -> list[int]:
+    return double.map(range(n)).result()
+
+run = job.start(20, detach=True)
+print(run.id, run.state.name, flush=True)
+if "die" in sys.argv:
+    os.kill(0, 9)
+"""
+
+
+@pytest.mark.parametrize("end", ["die", "end"])
+def test_it_outlives_the_process_that_started_it(tmp_path: Path, end: str) -> None:
+    script, gate = tmp_path / "script.py", tmp_path / "gate"
+    script.write_text(SCRIPT)
+    started = subprocess.run(
+        [sys.executable, script, end],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": PACKAGE, "GATE": str(gate)},
+        start_new_session=True,
+        check=False,
+    )
+    assert started.returncode == (-signal.SIGKILL if end == "die" else 0)
+    run, state = started.stdout.split()
+    assert state == "Running"
+    handle = headrace.attach(run)
+    assert not handle.done()
+    gate.touch()
+    handle.wait(60)
+    assert handle.state.name == "Completed"
+    assert handle.item("double-0", 7).output == 14
+
+
+def test_it_can_be_cancelled_from_outside(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    started = subprocess.run(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {
+            "PYTHONPATH": PACKAGE,
+            "GATE": str(tmp_path / "gate"),
+            "HEADRACE_HEARTBEAT_SECONDS": "0.2",
+        },
+        check=True,
+    )
+    handle = headrace.attach(started.stdout.split()[0])
+    handle.cancel()
+    (tmp_path / "gate").touch()
+    handle.wait(60)
+    assert handle.state.name == "Cancelled"
+
+
+@headrace.flow(executor="threads")
+def secretive(token: SecretStr) -> None:
+    """Does nothing."""
+
+
+def test_what_cannot_be_written_down_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"'secretive' cannot be started detached: token holds a sec"
+    ):
+        secretive.with_options(storage=tmp_path).start(SecretStr("s"), detach=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_driver_that_does_not_begin_tells_why(tmp_path: Path) -> None:
+    nobody = headrace.DaskExecutor(address="tcp://127.0.0.1:1")
+
+    @headrace.flow(executor=nobody, storage=tmp_path)
+    def nowhere() -> None:
+        """Does nothing."""
+
+    with pytest.raises(ExecutorError, match="before it began the run"):
+        nowhere.start(detach=True)
+    (record,) = headrace.runs(flow="nowhere")
+    assert record.state == "Crashed"
+
+
+def test_a_storage_that_only_this_process_has_is_refused() -> None:
+    with pytest.raises(StorageError, match=r"memory://.* is in this process only"):
+        secretive.with_options(storage="memory://own").start(SecretStr("s"), detach=True)
+
+
+def test_a_flow_with_a_parameter_of_that_name_gets_it() -> None:
+    @headrace.flow(executor="threads")
+    def own(detach: bool) -> bool:
+        return detach
+
+    assert own.start(detach=True).result() is True
+
+
+def test_not_inside_of_another_flow() -> None:
+    @headrace.flow(executor="threads")
+    def inner() -> None:
+        """Does nothing."""
+
+    @headrace.flow(executor="threads")
+    def outer() -> None:
+        inner.start(detach=True)
+
+    with pytest.raises(RunError, match="detached inside of another flow"):
+        outer()
