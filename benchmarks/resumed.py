@@ -105,7 +105,7 @@ def resume(run: str) -> None:
 
 def committed(run: str, *, later: bool = False) -> np.ndarray:
     """Positions that have a partition: of all drivers so far, or only of later ones."""
-    from headrace.core.earlier import GENERATION
+    from headrace.core.interfaces import GENERATION
     from headrace.core.items import indices
     from headrace.core.registry import open_store
     from headrace.core.settings import get_settings

@@ -173,7 +173,11 @@ class EngineAPI(Protocol):
         grace: float | None = None,
         reason: str = "",
     ) -> None:
-        """Hand out no more of it, drop what is queued, end what runs. None: the whole run."""
+        """Hand out no more of it, drop what is queued, end what runs. None: the whole run.
+
+        ``grace`` are the seconds in which what runs may end by itself; None: as the settings say.
+        A run may be asked again, with less.
+        """
         ...
 
     def log(self, level: int, logger: str, message: str, *, time: float | None = None) -> None:

@@ -33,6 +33,8 @@ class Ask:
 
     flight: Flight
     request: Control
+    grace: float | None = None
+    """Seconds that a kill leaves it; None: the batch's own."""
 
 
 @dataclass(frozen=True, slots=True)

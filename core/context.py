@@ -22,6 +22,7 @@ from .interfaces import LogLine, RunStore, Stage, StageSpec
 
 if TYPE_CHECKING:
     from .calls import EngineAPI, NodeHandle
+    from .checkpoints import Checkpoints
     from .flows import Flow
     from .runs import FlowRun, RunInfo
     from .tasks import Task
@@ -63,6 +64,8 @@ class CursorStage:
     stage: Stage
     setup: Any = None
     """What the task's ``setup=`` made in this process."""
+    index: int = 0
+    """Which of the batch's stages it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +82,8 @@ class Cursor:
     """The batch's log lines that were not sent yet; the body empties it."""
     place: CursorStage
     position: int = 0
+    checkpoints: Checkpoints | None = None
+    """Those of the batch; None where an item is run again by itself."""
 
     @property
     def spec(self) -> StageSpec:
@@ -196,6 +201,11 @@ def live_run(run_id: str) -> FlowRunContext | None:
     return _LIVE.get(run_id)
 
 
+def live_runs() -> list[FlowRunContext]:
+    """Contexts of all runs that this process drives now."""
+    return list(_LIVE.values())
+
+
 def mark_seen(run_id: str, node: int) -> None:
     """Somebody has looked at a node's outcome: its failures need no warning at the end."""
     if (run := _LIVE.get(run_id)) is not None:
@@ -258,6 +268,59 @@ def tags(*names: str) -> Generator[frozenset[str]]:
         TAGS.reset(token)
 
 
+class Checkpoint:
+    """What the running item has reached, kept in the run's store until the item completes.
+
+    It survives retries, the death of the worker or the driver, and resuming; each item has one of
+    its own. Values are pickled.
+
+    Examples
+    --------
+    >>> from headrace import context, task
+    >>> @task
+    ... def train(steps: int) -> float:
+    ...     step, weight = context.checkpoint.load((0, 1.0))
+    ...     for step in range(step, steps):
+    ...         weight *= 0.9
+    ...         if step % 100 == 0:
+    ...             context.checkpoint.save((step + 1, weight))
+    ...     return weight
+    """
+
+    __slots__ = ()
+
+    def save(self, value: Any) -> None:
+        """Put a value in place of the last one, whole or not at all; it is kept when this returns.
+
+        Raises
+        ------
+        UnstorableError
+            The value cannot be pickled.
+        StorageError
+            The store cannot be written.
+        RunError
+            No task runs here.
+        """
+        item = context.task("checkpoint.save")
+        if item.checkpoints is not None:
+            item.checkpoints.save(item.place.index, item.position, value)
+
+    def load(self, default: Any = None) -> Any:
+        """The value that was saved last, in this attempt of the item or an earlier one; or the default.
+
+        Raises
+        ------
+        StorageError
+            The store cannot be read.
+        RunError
+            No task runs here.
+        """
+        item = context.task("checkpoint.load")
+        if item.checkpoints is None:
+            return default
+        return item.checkpoints.load(item.place.index, item.position, default)
+
+
 class Context:
     """Facts of the current run: ``headrace.context``. Outside of a run each raises `RunError`."""
 
@@ -266,7 +329,7 @@ class Context:
     @property
     def seed(self) -> int:
         """32 bits for random generators, the same for an item wherever and whenever it runs."""
-        return self._task("seed").snapshot().seed
+        return self.task("seed").snapshot().seed
 
     @property
     def attempt(self) -> int:
@@ -277,22 +340,22 @@ class Context:
     @property
     def position(self) -> int:
         """Position of the item in its node, from 0."""
-        return self._task("position").position
+        return self.task("position").position
 
     @property
     def task_name(self) -> str:
         """Name of the running task."""
-        return self._task("task_name").spec.task_name
+        return self.task("task_name").spec.task_name
 
     @property
     def node_key(self) -> str:
         """Key of the node to which the running item belongs."""
-        return self._task("node_key").stage.key
+        return self.task("node_key").stage.key
 
     @property
     def task_run_id(self) -> str:
         """``run/node key/position`` of the running item."""
-        return self._task("task_run_id").snapshot().task_run_id
+        return self.task("task_run_id").snapshot().task_run_id
 
     @property
     def flow_run_id(self) -> str:
@@ -331,9 +394,13 @@ class Context:
     @property
     def setup(self) -> Any:
         """What the task's ``setup=`` function made, once in this worker process."""
-        return self._task("setup").setup
+        return self.task("setup").setup
 
-    def _task(self, name: str) -> Cursor:
+    checkpoint = Checkpoint()
+    """What the running item has reached: ``checkpoint.save(value)``, ``checkpoint.load(default)``."""
+
+    def task(self, name: str) -> Cursor:
+        """The running item, of which ``name`` is asked."""
         task = TASK_RUN.get()
         if task is None:
             raise RunError(f"context.{name} was read where no task runs")

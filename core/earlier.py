@@ -16,14 +16,11 @@ from typing import Any
 import numpy as np
 
 from .identity import SIZE
-from .interfaces import Journal, Positions, Receipt, RunStore
+from .interfaces import GENERATION, Journal, Positions, Receipt, RunStore
 from .items import indices, runs_of
 from .records import dropped_record, receipt_of
 
 _log = logging.getLogger("headrace")
-
-GENERATION = 1_000_000_000
-"""Batches of the n-th driver are numbered from here times n: no two share a number."""
 
 
 class Earlier:

@@ -16,10 +16,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from . import logs, pools, records, specs
+from . import checkpoints, logs, pools, records, specs
 from .calls import Call
 from .commands import (
     Ask,
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
     from .runs import RunInfo
 
 _TICK_SECONDS = 0.05
+_AT_ONCE_SECONDS = 2.0
+"""What a run that is interrupted twice waits for its killed batches, so that their states are told."""
 _jitter = random.Random()
 _log = logging.getLogger("headrace")
 _FUTURES = frozenset({Future, MapFuture})
@@ -129,6 +132,8 @@ class Engine:
         self.attempt = 1
         self.cancel_reason = ""
         self.state_name = "Running"
+        self.disturbed = info.resumes
+        """Workers have ended that may have left something behind."""
         self.trouble: BaseException | None = None
         self.notes = Notes(info)
         self.keeper = Keeper(self)
@@ -227,10 +232,14 @@ class Engine:
         """Wait for all nodes, write the run's last state, and free what the run used."""
         try:
             self.block(self._all_ended, None, until_end=True)
+        except BaseException:  # interrupted while it ends in order: now it ends at once
+            self.cancel(grace=0.0)
+            self.block(self._all_ended, _AT_ONCE_SECONDS, until_end=True)
+            raise
         finally:
             for feeder in self.feeders.values():
                 feeder.stop()
-            self._put(self._kill_rest)
+            self._put(lambda _now: self._kill_rest(0.0))
             self.inbox.put(None)
             self.thread.join()
             self.judge.close()
@@ -609,10 +618,18 @@ class Engine:
         reason: str = "",
     ) -> None:
         """See `EngineAPI.cancel`."""
-        del grace  # travels with each batch
         if node is None and not self.cancel_reason:
             self.cancel_reason = reason or "on request"
-        self._put(lambda now: self.machine.cancel(node, position, reason, now))
+
+        def end(now: float) -> list[Command]:
+            commands = self.machine.cancel(node, position, reason, now)
+            if grace is None:
+                return commands
+            if node is None:  # also what was asked before, with more time
+                self._kill_rest(grace)
+            return [replace(each, grace=grace) if type(each) is Ask else each for each in commands]
+
+        self._put(end)
 
     def log(self, level: int, logger: str, message: str, *, time: float | None = None) -> None:
         """See `EngineAPI.log`."""
@@ -643,6 +660,8 @@ class Engine:
 
         ``until_run_ends``: these are what a completed run has used; of another its resume makes use.
         """
+        if self.disturbed and state.is_completed():
+            self._clear_checkpoints()
         at_the_end = self.info.intermediates == "until_run_ends" and state.is_completed()
         for node in self.nodes.values():
             if at_the_end and (node.consumers or node.read_whole) and not node.pinned:
@@ -658,6 +677,13 @@ class Engine:
                 _log.warning("what is left of %r is not removed: %s", node.key, error)
             else:
                 self._remove(node, left)
+
+    def _clear_checkpoints(self) -> None:
+        """Those of items whose worker died between the item's commit and the end of its checkpoint."""
+        try:
+            self.store.delete([each.path for each in self.store.list(checkpoints.FOLDER)])
+        except StorageError as error:
+            _log.warning("the checkpoints of run %s are not removed: %s", self.run_id, error)
 
     # ---------------------------------------------------------------------------- the thread
 
@@ -694,10 +720,10 @@ class Engine:
         with contextlib.suppress(Exception):
             self._wake(set(self.nodes.values()))
 
-    def _kill_rest(self, _now: float) -> list[Command]:
-        """Batches that are under way although the run is over."""
+    def _kill_rest(self, grace: float) -> list[Command]:
+        """End all batches that are under way."""
         for flight in list(self.machine.flights.values()):
-            self._ask(flight, Control.KILL)
+            self._ask(flight, Control.KILL, grace)
         return []
 
     def _loop(self) -> None:
@@ -747,8 +773,8 @@ class Engine:
                 case Feed(node, items, size):
                     most = _PULL_KNOWN if self.earlier and node.key in self.earlier else 0
                     self.feeders[node].pull(max(items, most), size)
-                case Ask(flight, request):
-                    self._ask(flight, request)
+                case Ask(flight, request, grace):
+                    self._ask(flight, request, grace)
                 case Committed(_node, receipt, _fresh):
                     if self.earlier is None or self.earlier.is_new(receipt):
                         self.scribe.index(records.receipt_record(receipt))
@@ -806,9 +832,9 @@ class Engine:
                 found += self.earlier.known(node.key, node.id, own, start)
         return found
 
-    def _ask(self, flight: Flight, request: Control) -> None:
+    def _ask(self, flight: Flight, request: Control, grace: float | None = None) -> None:
         pool = self.pools[flight.nodes[0].options.pool]
-        pool.control(self.run_id, flight.id, request)
+        pool.control(self.run_id, flight.id, request, grace)
 
     def _report(self, report: Report) -> None:
         """The sink of all pools; any thread."""
@@ -820,6 +846,7 @@ class Engine:
 
     def _adopt(self, report: Report) -> None:
         """A batch ended badly: what it committed counts, whether or not it could tell."""
+        self.disturbed = True
         flight = self.machine.flights.get(report.batch)
         receipts = list(report.receipts)
         try:

@@ -33,6 +33,8 @@
         |-- FlowTimeout (TimeoutError)
         `-- Cancelled
 
+Beside it stands `Terminated` (SystemExit): SIGTERM ends the driver.
+
 Messages say what, which run, task or item, and what to do. All of them pickle both ways.
 """
 
@@ -157,3 +159,7 @@ class FlowTimeout(RunError, TimeoutError):
 
 class Cancelled(RunError):
     """A run or a task was cancelled."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came while runs were under way: raised in the main thread, once they are cancelled."""

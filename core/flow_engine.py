@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -27,9 +26,10 @@ from .context import (
     mark_seen,
 )
 from .errors import Cancelled as CancelledError
-from .errors import HeadraceError, NestedSubmitError
+from .errors import HeadraceError, NestedSubmitError, Terminated
 from .futures import Future, MapFuture, MapStates
 from .hooks import call_hooks, hooks_for
+from .leaving import heed_sigterm, outlast
 from .options import FlowOptions
 from .runs import FlowRun, RunEngine, open_engine
 from .states import (
@@ -85,6 +85,7 @@ class Driver:
         except BaseException as error:
             run.finished(Crashed(f"The run could not begin: {error}", error))
             raise
+        heed_sigterm()  # an engine such as Ray may have set a handler of its own
         parent = FLOW_RUN.get()
         log_prints = self.options.log_prints
         if log_prints is None:
@@ -129,7 +130,11 @@ class Driver:
         except BaseException as error:
             if not self.run.done():
                 self._abandon(error)
-                await asyncio.shield(in_thread(self.conclude, self._interrupted(error)))
+                try:
+                    await asyncio.shield(in_thread(self.conclude, self._interrupted(error)))
+                except BaseException:  # interrupted once more
+                    self.run.cancel(grace=0.0)
+                    raise
             raise
         finally:
             leave(context)
@@ -148,8 +153,9 @@ class Driver:
 
     def _interrupted(self, error: BaseException) -> State[Any]:
         """State of a run that something other than an exception of the flow's code has ended."""
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-            what = (
+        asked = self.run.cancel_reason
+        if asked or isinstance(error, (KeyboardInterrupt, Terminated, asyncio.CancelledError)):
+            what = asked or (
                 "Interrupted from the keyboard."
                 if isinstance(error, KeyboardInterrupt)
                 else "The coroutine that ran the flow was cancelled."
@@ -379,9 +385,9 @@ def start_flow(
             if not run.done():
                 run.finished(Crashed(str(error), error))
 
+    heed_sigterm()
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(live,), name=f"headrace-{run.name}")
-    thread.start()
+    outlast(run, lambda: context.run(live), f"headrace-{run.name}")
 
 
 def refuse_nested(flow_name: str) -> None:
@@ -416,4 +422,4 @@ def finish_in_background(context: FlowRunContext) -> None:
         finally:
             leave(context)
 
-    threading.Thread(target=finish, name=f"headrace-{context.info.name}").start()
+    outlast(context.run, finish, f"headrace-{context.info.name}")

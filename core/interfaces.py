@@ -430,7 +430,7 @@ class Control(StrEnum):
     """Start no further item: hand back at once what has not started, and end as RECALLED when the
     running one ends."""
     KILL = "kill"
-    """End now (as KILLED): cooperatively for the batch's grace where it can, then by force."""
+    """End now (as KILLED): cooperatively for the grace where it can, then by force."""
 
 
 @runtime_checkable
@@ -461,8 +461,14 @@ class Pool(Protocol):
         """
         ...
 
-    def control(self, run_id: str, batch: int, request: Control) -> None:
-        """Ask something of a batch; returns at once; unknown or ended batches are ignored."""
+    def control(
+        self, run_id: str, batch: int, request: Control, grace: float | None = None
+    ) -> None:
+        """Ask something of a batch; returns at once; unknown or ended batches are ignored.
+
+        ``grace`` are the seconds that a KILL leaves it, from now on; None: the batch's own. It may
+        be asked again with less.
+        """
         ...
 
     def work(self, timeout: float) -> bool:
@@ -645,6 +651,7 @@ class RunStore(Protocol):
         data/<node>/<batch>-<nonce>-<n>-<crc32>.<arrow|parquet>
         given/<nonce>                what failed items were given, packed (`core.given`)
         claims/<batch>
+        checkpoints/<node key's hash>/<item id>-<position>
         logs/<node>/<batch>-<n>.arrow
     """
 
@@ -1122,6 +1129,10 @@ class Display(Protocol):
     def close(self, view: RunView) -> None:
         """Show the last one; what stays must make sense without a program behind it."""
         ...
+
+
+GENERATION = 1_000_000_000
+"""Batches of the n-th driver of a run are numbered from here times n: no two share a number."""
 
 
 def spec_path(digest: str) -> str:

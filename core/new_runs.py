@@ -12,7 +12,7 @@ from uuid import uuid4, uuid5
 
 from . import logs
 from .context import FLOW_RUN, TAGS, FlowRunContext
-from .errors import RunError
+from .errors import Cancelled, RunError
 from .headers import read_header
 from .options import FlowOptions
 from .resumption import Again
@@ -86,6 +86,8 @@ def make_run(
     run = FlowRun[Any](info, options.timeout_seconds)
     if parent is not None:
         parent.run.children.append(run)
+        if (reason := parent.run.cancel_reason) is not None:
+            raise Cancelled(f"the run was cancelled: {reason}")
     return run
 
 

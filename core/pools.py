@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Generator, Hashable
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -27,6 +27,7 @@ class _Place:
 _lock = threading.Lock()
 _places: dict[Hashable, _Place] = {}
 _owner = os.getpid()
+_waits: list[Callable[[], None]] = []
 
 
 def _place(executor: Executor) -> _Place:
@@ -89,8 +90,15 @@ def _forget_in_child() -> None:
     _owner = os.getpid()
 
 
+def before_closing(wait: Callable[[], None]) -> None:
+    """Call this when the interpreter exits, before the pools close."""
+    _waits.append(wait)
+
+
 def _close_at_exit() -> None:
     if os.getpid() == _owner:
+        for wait in _waits:
+            wait()
         close_all()
 
 

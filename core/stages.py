@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .checkpoints import Checkpoints
 from .context import Cursor, CursorStage
 from .identity import NOBODY, SIZE, item_ids
 from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
@@ -32,11 +33,17 @@ class LoadedStage:
     """
 
     def __init__(
-        self, spec: StageSpec, stage: Stage, batch: Batch, function: Callable[..., Any], state: Any
+        self,
+        spec: StageSpec,
+        stage: Stage,
+        batch: Batch,
+        function: Callable[..., Any],
+        state: Any,
+        index: int = 0,
     ) -> None:
         self.spec, self.stage, self.store, self.state = spec, stage, batch.store, state
         self.batch = batch
-        self.place = CursorStage(spec, stage, state)
+        self.place = CursorStage(spec, stage, state, index)
         self.function = function
         self.annotations: dict[str, Any] = dict(spec.adapt)
         static = unpack_static(
@@ -117,9 +124,9 @@ class LoadedStage:
 
         return formed
 
-    def cursor(self, logs: list[LogLine]) -> Cursor:
+    def cursor(self, logs: list[LogLine], checkpoints: Checkpoints | None = None) -> Cursor:
         """The run context of a batch's items, set to this stage."""
-        return Cursor(self.batch.run_id, self.store, logs, self.place)
+        return Cursor(self.batch.run_id, self.store, logs, self.place, checkpoints=checkpoints)
 
 
 def _is_linked(columns: list[Any]) -> bool:
@@ -182,4 +189,4 @@ def load_stage(batch: Batch, index: int, *, in_child: bool) -> LoadedStage:
     """
     stage = batch.stages[index]
     spec, function, state = _cache.load(batch.store, stage.spec, in_child=in_child)
-    return LoadedStage(spec, stage, batch, function, state)
+    return LoadedStage(spec, stage, batch, function, state, index)

@@ -24,8 +24,15 @@ from typing import Any, NamedTuple, TypeAlias
 import cloudpickle
 import numpy as np
 
+from .checkpoints import Checkpoints
 from .context import TASK_RUN, Cursor, CursorStage
-from .errors import AlreadyExistsError, HeadraceError, NotFoundError, UnreachableStoreError
+from .errors import (
+    AlreadyExistsError,
+    HeadraceError,
+    NotFoundError,
+    Terminated,
+    UnreachableStoreError,
+)
 from .identity import salted
 from .interfaces import (
     Batch,
@@ -238,12 +245,15 @@ class _Body:
         self.lost = ""
         last = len(stages) - 1
         self.encoders: list[Encoder | None] = []
+        ids_of: list[bytes] = []
         for index, stage in enumerate(stages):
             ids = salted(ids, batch.stages[index].salt)
+            ids_of.append(ids)
             keeps = stage.stage.persist or index == last
             self.encoders.append(
                 batch.store.encoder(stage.spec, batch, index, ids) if keeps else None
             )
+        self.checkpoints = Checkpoints(batch, self.positions, ids_of)
         self.epoch = time.time_ns() - time.monotonic_ns()
         """What makes epoch times of the clock's."""
         size = 0 if stages[0].spec.is_async else self.limit
@@ -288,7 +298,7 @@ class _Body:
         indexes = iter(range(len(self.positions)))
         todo = zip(indexes, self.positions, self._arguments(), strict=True)
         steps = list(map(self._step, range(len(self.stages))))
-        cursor = self.stages[0].cursor(self.logs)
+        cursor = self.stages[0].cursor(self.logs, self.checkpoints)
         before = TASK_RUN.set(cursor)
         try:
             with self._prints():
@@ -416,7 +426,7 @@ class _Body:
                 self.ended = index + 1
 
     async def _run_async(self) -> None:
-        cursors = [stage.cursor(self.logs) for stage in self.stages]
+        cursors = [stage.cursor(self.logs, self.checkpoints) for stage in self.stages]
         todo = enumerate(zip(self.positions, self._arguments(), strict=True))
 
         async def work() -> None:
@@ -483,7 +493,7 @@ class _Body:
             encoder.add(position, value, start, time.time_ns())
 
     def _fail(self, number: int, position: int, error: BaseException, start: int) -> None:
-        if isinstance(error, KeyboardInterrupt) and self.at_keyboard:
+        if isinstance(error, (KeyboardInterrupt, Terminated)) and self.at_keyboard:
             raise error  # the user's, in the thread that waits (inline): it ends the run
         stage = self.batch.stages[number]
         if isinstance(error, TimeLimit):
@@ -555,9 +565,12 @@ class _Body:
     def flush(self) -> None:
         """Commit what is pending; what was committed before something raised is told all the same."""
         self._hand_over()
+        fresh: list[Receipt] = []
         for encoder in self.encoders:
             if encoder is not None:
-                self.receipts.extend(encoder.flush())
+                fresh.extend(receipts := encoder.flush())
+                self.receipts.extend(receipts)
+        self.checkpoints.drop(fresh)
 
     def committed(self, end: End | None = None) -> Report:
         """Commit, and tell all that happened since the last report.

@@ -60,7 +60,9 @@ class InlinePool:
             self._queue.append((batch, sink))
             self._more.notify()
 
-    def control(self, run_id: str, batch: int, request: Control) -> None:
+    def control(
+        self, run_id: str, batch: int, request: Control, grace: float | None = None
+    ) -> None:
         with self._more:
             found = [e for e in self._queue if (e[0].run_id, e[0].id) == (run_id, batch)]
             for entry in found:
@@ -69,7 +71,8 @@ class InlinePool:
         for queued, sink in found:
             sink(withdrawn(queued, request))
         if active is not None:
-            self._host.control(run_id, batch, request, active.grace_seconds)
+            grace = active.grace_seconds if grace is None else grace
+            self._host.control(run_id, batch, request, grace)
 
     def work(self, timeout: float) -> bool:
         with self._more:

@@ -51,6 +51,25 @@ def spawn_locally(arguments: list[str], environment: dict[str, str]) -> subproce
     )
 
 
+def guard_locally(child: int, seconds: float) -> subprocess.Popen[bytes] | None:
+    """See to it that a child ends when this process has died, also where it keeps the GIL.
+
+    A shell of less than a megabyte waits until its input ends, as it does with this process, and
+    after the grace kills the child's process group. None: there is no shell.
+    """
+    line = f"read -r _; sleep {seconds:g}; kill -KILL -{child}"
+    with contextlib.suppress(OSError):
+        return subprocess.Popen(
+            ["sh", "-c", line],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", os.defpath)},
+            start_new_session=True,
+        )
+    return None
+
+
 def here(node: str = "") -> Setup:
     """The setup of a child that shall see what this process sees."""
     return Setup(
@@ -110,7 +129,8 @@ class Launch:
             if shared is not None:
                 shared.detach()
             raise
-        return Process(popen, self.setup, shared, threads)
+        guard = guard_locally(popen.pid, self.setup.grace_seconds)
+        return Process(popen, self.setup, shared, threads, guard)
 
     def misfit(self, hello: Hello) -> str:
         """Why a child cannot be used; empty if it can."""
@@ -156,6 +176,7 @@ class Process:
         setup: Setup,
         shared: marks_memory.Shared | None,
         threads: int,
+        guard: subprocess.Popen[bytes] | None,
     ) -> None:
         assert popen.stdin is not None
         assert popen.stdout is not None
@@ -163,7 +184,7 @@ class Process:
         self.hello: Hello | None = None
         self.ended = False
         self.marks = shared.words if shared is not None else marks_memory.private()
-        self._popen, self._shared = popen, shared
+        self._popen, self._shared, self._guard = popen, shared, guard
         self._input, self._output = popen.stdin.fileno(), popen.stdout.fileno()
         os.set_blocking(self._input, False)
         os.set_blocking(self._output, False)
@@ -300,9 +321,19 @@ class Process:
     def exit_code(self) -> int | None:
         """The dead child's exit code; its process group is emptied before the number is freed."""
         self.kill()
+        self._dismiss_guard()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._popen.wait(10.0)
         return None
+
+    def _dismiss_guard(self) -> None:
+        """End it before the child's number may become another's."""
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            self._guard = None
 
     def stop(self, grace: float) -> int | None:
         """Close its input, wait, kill, reap, and free everything; its exit code."""
@@ -333,6 +364,11 @@ class Process:
                 setattr(self, name, -1)
         if self._shared is not None:
             self._shared.detach()
+
+    def lifelines(self) -> list[int]:
+        """Descriptors whose end tells others that this process has died."""
+        guards = self._guard.stdin if self._guard is not None else None
+        return [self._input, *([guards.fileno()] if guards is not None else [])]
 
     def _gone(self) -> None:
         """It has exited: keep its last words."""
@@ -366,8 +402,9 @@ _living: weakref.WeakSet[Process] = weakref.WeakSet()
 def _after_fork() -> None:
     """In a fork of this process: let go, or children would live as long as the fork does."""
     for process in list(_living):
-        with contextlib.suppress(OSError):
-            os.close(process._input)  # pyright: ignore[reportPrivateUsage]
+        for descriptor in process.lifelines():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
     _living.clear()
 
 

@@ -94,7 +94,9 @@ class QueuePool:
             self._queue.append((batch, sink))
             self._dispatch()
 
-    def control(self, run_id: str, batch: int, request: Control) -> None:
+    def control(
+        self, run_id: str, batch: int, request: Control, grace: float | None = None
+    ) -> None:
         with self._lock:
             waiting = [entry for entry in self._queue if entry[0].id == batch]
             waiting = [entry for entry in waiting if entry[0].run_id == run_id]
@@ -104,7 +106,8 @@ class QueuePool:
         for queued, sink in waiting:
             sink(withdrawn(queued, request))
         if active is not None:
-            self._runner.control(run_id, batch, request, active.grace_seconds)
+            grace = active.grace_seconds if grace is None else grace
+            self._runner.control(run_id, batch, request, grace)
 
     def work(self, timeout: float) -> bool:
         return False

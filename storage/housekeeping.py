@@ -30,6 +30,7 @@ _OWN = frozenset(
         "data",
         "given",
         "claims",
+        "checkpoints",
         "logs",
         "damaged",
     }

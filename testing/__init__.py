@@ -24,7 +24,18 @@ from __future__ import annotations
 
 import pytest
 
-_SUITES = ("results", "errors", "deaths", "limits", "cancelling", "telling", "code", "closing")
+_SUITES = (
+    "results",
+    "errors",
+    "deaths",
+    "checkpointing",
+    "limits",
+    "cancelling",
+    "interrupting",
+    "telling",
+    "code",
+    "closing",
+)
 for _suite in (*_SUITES, "stores"):
     pytest.register_assert_rewrite(f"{__name__}.{_suite}")
 

@@ -11,8 +11,10 @@ import pytest
 
 from ..core.annotations import unmapped
 from ..core.errors import Cancelled
+from ..core.settings import settings_override
 from ..core.tasks import task
 from .faults import deaf, hold_gil, spend
+from .interrupting import patient
 from .leftovers import alive
 from .suite import GRACE_SECONDS, Suite
 from .tally import Tally
@@ -77,11 +79,13 @@ class CancellingConformance(Suite):
         assert tally.count("ended") == 0
 
     def test_a_run_is_cancelled(self, shared: Path) -> None:
-        tally = Tally(shared / "tally")
+        tally, calm, go = Tally(shared / "tally"), Tally(shared / "calm"), shared / "go"
 
         def body() -> Any:
             return linger.map(unmapped(tally), range(200), unmapped(_LONG_SECONDS)).result()
 
+        other = self.start(lambda: patient.submit(calm, 0, go).result())
+        calm.wait("began", over=other.done)
         run = self.start(body)
         tally.wait("began", over=run.done)
         run.cancel(reason="the suite says so")
@@ -90,6 +94,10 @@ class CancellingConformance(Suite):
         assert run.state.name == "Cancelled"
         with pytest.raises(Cancelled, match="the suite says so"):
             run.result()
+        assert not other.done(), "another run on the pool is not touched"
+        go.touch()
+        assert other.result() == 0
+        assert calm.count("began") == 1
         begun = tally.count("began")
         assert self.run(lambda: linger.submit(tally, -1, 0.0).result()) == -1, "the pool is usable"
         assert tally.count("began") == begun + 1, "nothing was handed out after the end"
@@ -99,10 +107,11 @@ class CancellingConformance(Suite):
         """By force, with its process, where the pool kills; else when the call returns."""
         tally = Tally(shared / "tally")
         seconds = _LONG_SECONDS if self.able.kills else 2 * GRACE_SECONDS
-        run = self.start(lambda: cling.submit(tally, seconds).result())
+        with settings_override(grace_seconds=_LONG_SECONDS):
+            run = self.start(lambda: cling.submit(tally, seconds).result())
         tally.wait("began", over=run.done)
         (note,) = tally.notes("began")
-        run.cancel()
+        run.cancel(grace=GRACE_SECONDS)
         run.wait(_SOON_SECONDS)
         assert run.state.name == "Cancelled"
         assert tally.count("ended") == 0

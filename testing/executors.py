@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .cancelling import CancellingConformance
+from .checkpointing import CheckpointingConformance
 from .closing import ClosingConformance
 from .code import CodeConformance
 from .deaths import DeathsConformance
 from .errors import ErrorsConformance
+from .interrupting import InterruptingConformance
 from .limits import LimitsConformance
 from .partial import PartialFailureConformance
 from .results import ResultsConformance
@@ -18,8 +20,10 @@ class ExecutorConformance(
     ErrorsConformance,
     PartialFailureConformance,
     DeathsConformance,
+    CheckpointingConformance,
     LimitsConformance,
     CancellingConformance,
+    InterruptingConformance,
     TellingConformance,
     CodeConformance,
     ClosingConformance,

@@ -67,6 +67,14 @@ class Script:
         )
         self._text = text if form == "stdin" else ""
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def ended(self) -> bool:
+        """It has ended."""
+        return self._process.poll() is not None
+
     def end(self) -> Done:
         """Wait for its end."""
         try:

@@ -325,7 +325,9 @@ def test_a_pool_of_a_third_party_needs_nothing_but_the_interfaces(tmp_path: Path
             self.threads.append(thread)
             thread.start()
 
-        def control(self, run_id: str, batch: int, request: Control) -> None:
+        def control(
+            self, run_id: str, batch: int, request: Control, grace: float | None = None
+        ) -> None:
             pass
 
         def work(self, timeout: float) -> bool:

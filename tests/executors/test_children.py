@@ -305,7 +305,7 @@ os.kill(os.getpid(), 9) if {kill} else sys.exit()
 """
 
 
-@pytest.mark.parametrize("step", [("sleep", 60), ("spin", 60)])
+@pytest.mark.parametrize("step", [("sleep", 60), ("gil", 60)])
 @pytest.mark.parametrize("kill", [True, False])
 def test_children_end_within_the_grace_when_the_driver_does(step, kill, tmp_path):
     grandchild = tmp_path / "pid"

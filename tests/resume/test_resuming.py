@@ -482,3 +482,30 @@ def test_a_helper_s_code_and_constants_count(monkeypatch: Any):
     run.wait()
     monkeypatch.setitem(globals(), "limit", 2)
     assert run.resume(recompute="changed").result() == "ab"
+
+
+@task
+def climb(value: str) -> list[int]:
+    step = headrace.context.checkpoint.load(0)
+    starts[f"climb {value} {step}"] += 1
+    if step < 3:
+        headrace.context.checkpoint.save(step + 1)
+        raise ValueError(f"{value} at {step}")
+    return [step]
+
+
+def test_a_resumed_item_goes_on_where_it_was_also_when_its_inputs_have_moved():
+    moved = [["a", "b"], ["x", "a", "b"], ["b", "a", "x"], ["a", "x", "b"], ["a", "x", "b"]]
+
+    @flow(executor="threads")
+    def climbing() -> list[list[int]]:
+        return climb.map(moved.pop(0)).result()
+
+    run = climbing.start()
+    run.wait()
+    while moved:
+        run = run.resume()
+        run.wait()
+    assert run.result() == [[3], [3], [3]]
+    assert starts == {f"climb {value} {step}": 1 for value in "abx" for step in range(4)}
+    assert run.info.store.run(str(run.id)).list("checkpoints/") == []
