@@ -22,6 +22,7 @@ from .identity import key_ids
 from .interfaces import Positions, RunStore, Stage, Upstream
 from .items import BAD
 from .mapping import column
+from .pickled import read_pickle
 from .records import given_record
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Keeper:
 
 def read_given(store: RunStore, path: str, index: int) -> Given:
     """Kept inputs, by their journal record. They are pickles: only from a store that is trusted."""
-    return pickle.loads(store.read(path))[index]
+    return read_pickle(store, path)[index]
 
 
 def given_again(engine: Engine, key: str, position: int) -> Given:

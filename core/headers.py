@@ -12,12 +12,13 @@ import json
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
-from .errors import ConfigurationError, NotFoundError, RunError
+from .errors import ConfigurationError, NotFoundError, RunError, StorageError
 from .packing import SecretError, refuse_secret
+from .pickled import loads, read_pickle
 
 if TYPE_CHECKING:
     from .flows import Flow
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 HEADER = "header.json"
 LAUNCH = "launch.pickle"
+_TOLD = frozenset({"name", "flow", "created", "parent", "parameters", "entrypoint", "lacking"})
+"""What every header has."""
 _EXECUTOR = "its executor"
 _SECRET_OPTIONS = ("storage", "result_storage", "storage_options")
 """Options of a flow that do not travel: they may hold credentials."""
@@ -102,11 +105,18 @@ def read_header(store: RunStore) -> Mapping[str, Any]:
     ------
     RunError
         There is no such run in this store.
+    StorageError
+        Its header is damaged.
     """
     try:
-        return json.loads(store.read(HEADER))
+        header = json.loads(store.read(HEADER))
     except NotFoundError as error:
         raise RunError(f"there is no run at {store.url}: {error}") from None
+    except ValueError as error:
+        raise StorageError(f"{store.url}/{HEADER} is damaged: {error}") from error
+    if not isinstance(header, dict) or not _TOLD.issubset(cast("dict[str, Any]", header)):
+        raise StorageError(f"{store.url}/{HEADER} is damaged: it is no header of a run")
+    return cast("dict[str, Any]", header)
 
 
 def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> Launch:
@@ -132,10 +142,11 @@ def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> 
             f"{store.url} is not trusted (HEADRACE_TRUST_STORAGE), and a run's launch record is code: "
             "call the flow with resume= instead"
         )
-    parts = pickle.loads(store.read(LAUNCH))
+    parts = read_pickle(store, LAUNCH)
     known = {*given, _EXECUTOR}
     lacking = [f"{name} {why}" for name, why in header["lacking"].items() if name not in known]
-    found: Any = None if parts["flow"] is None else _loaded(header, parts["flow"])
+    where = f"{store.url}/{LAUNCH}"
+    found: Any = None if parts["flow"] is None else _loaded(header, parts["flow"], where)
     if found is None or lacking:
         what = "; ".join(lacking) or "it was no flow's run but a single task's"
         raise RunError(
@@ -143,8 +154,8 @@ def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> 
             "parameters=, or call the flow itself with resume="
         )
     flow = found if isinstance(found, Flow) else Flow(*found)
-    recorded = {n: pickle.loads(data) for n, data in parts["parameters"].items() if n not in given}
-    executor = None if parts["executor"] is None else pickle.loads(parts["executor"])
+    recorded = {n: loads(data, where) for n, data in parts["parameters"].items() if n not in given}
+    executor = None if parts["executor"] is None else loads(parts["executor"], where)
     return Launch(header, flow, {**recorded, **given}, executor)
 
 
@@ -158,19 +169,20 @@ def read_parameters(
     RunError
         One of the others can be read only once, and has been.
     """
-    recorded = pickle.loads(store.read(LAUNCH))["parameters"]
+    recorded = read_pickle(store, LAUNCH)["parameters"]
     for name, value in live.items():
         if isinstance(value, Iterator) and recorded.get(name) is None and name not in given:
             raise RunError(
                 f"parameter {name} was a {type(value).__name__}, which can be read only once: pass a "
                 "new one in parameters="
             )
-    return {n: pickle.loads(data) for n, data in recorded.items() if data is not None}
+    where = f"{store.url}/{LAUNCH}"
+    return {n: loads(data, where) for n, data in recorded.items() if data is not None}
 
 
-def _loaded(header: Mapping[str, Any], data: bytes) -> Any:
+def _loaded(header: Mapping[str, Any], data: bytes, where: str) -> Any:
     try:
-        return pickle.loads(data)
+        return loads(data, where)
     except ImportError as error:
         raise RunError(
             f"the flow of run {header['name']} is {header['entrypoint']}, which cannot be imported "

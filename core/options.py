@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -171,6 +171,10 @@ class FlowOptions:
 # -------------------------------------------------------------------------------------- checks
 
 
+_LARGEST = sys.float_info.max
+"""Beyond it is infinity, or a whole number that no float can be."""
+
+
 class _Checks:
     """Checks of one decoration; each failure is one line that names who and what."""
 
@@ -190,8 +194,7 @@ class _Checks:
         if (
             not isinstance(value, (int, float))
             or isinstance(value, bool)
-            or not math.isfinite(value)
-            or value < least
+            or not least <= value <= _LARGEST
             or (above and value == least)
         ):
             raise self.wrong(name, f"a number {'above' if above else 'of at least'} {least:g}")
@@ -223,12 +226,18 @@ class _Checks:
 
     def texts(self, name: str) -> frozenset[str]:
         value = self.given.get(name) or ()
-        if isinstance(value, str):
+        if isinstance(value, str) or not isinstance(value, Iterable):
             raise self.wrong(name, "a list of texts")
-        found: frozenset[Any] = frozenset(value)
+        found = list(cast("Iterable[Any]", value))
         if not all(isinstance(each, str) for each in found):
             raise self.wrong(name, "a list of texts")
-        return found
+        return frozenset(found)
+
+    def schema(self, name: str) -> Any:
+        value = self.given.get(name)
+        if value is not None and not (hasattr(value, "serialize") and hasattr(value, "names")):
+            raise self.wrong(name, "a pyarrow.Schema")
+        return value
 
     def one_of(self, name: str, choices: Sequence[str], default: str) -> str:
         value = self.given.get(name, default)
@@ -283,7 +292,7 @@ def task_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
         min_success_ratio=ratio,
         log_prints=checks.switch("log_prints", None),
         persist_result=checks.switch("persist_result", None) is not False,
-        schema=given.get("schema"),
+        schema=checks.schema("schema"),
         setup=checks.function("setup"),
         concurrency=checks.integer("concurrency", 100, least=1),
         fuse=checks.switch("fuse", True),
@@ -307,7 +316,10 @@ def flow_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
             f"{what}: persist_result=False cannot be honoured, task values are always stored; "
             "use task(persist_result=False) for intermediates of chained maps"
         )
-    limits: dict[Any, Any] = dict(_alias(checks, "tag_limits", "max_concurrency_per_tag") or {})
+    limits: Any = _alias(checks, "tag_limits", "max_concurrency_per_tag") or {}
+    if not isinstance(limits, Mapping):
+        raise ConfigurationError(f"{what}: tag_limits maps tags to whole numbers, got {limits!r}")
+    limits = dict(cast("Mapping[Any, Any]", limits))
     for tag, limit in limits.items():
         if not isinstance(tag, str) or not isinstance(limit, int) or limit < 1:
             raise ConfigurationError(

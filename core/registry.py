@@ -138,6 +138,8 @@ def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> St
 
         opened = _opener(STORES, str(url), "arrow")
         return opened(str(url), options or {}, trust=get_settings().trust_storage)
+    if not callable(getattr(url, "run", None)):
+        raise ConfigurationError(f"a storage must be a URL, a path or a store, got {url!r}")
     return url
 
 

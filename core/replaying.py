@@ -17,6 +17,7 @@ from .errors import HeadraceError, RunError
 from .given import Given
 from .identity import NOBODY, SIZE, salted
 from .interfaces import Batch, LogLine, RunStore, Stage, StageSpec
+from .pickled import read_pickle
 from .stages import ArgumentError, LoadedStage, materialised
 from .waiting import run_aside
 
@@ -91,7 +92,7 @@ class Replay:
 
 
 def _loaded(batch: Batch, stage: Stage, function: Callable[..., Any] | None) -> LoadedStage:
-    spec: StageSpec = pickle.loads(batch.store.read(stage.spec))
+    spec: StageSpec = read_pickle(batch.store, stage.spec)
     try:
         function = function or pickle.loads(spec.function)
         assert function is not None

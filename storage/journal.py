@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -27,10 +28,28 @@ from ..core.hostname import hostname
 from .objects import Objects
 
 _logger = logging.getLogger("headrace.storage")
+_CHECKSUM = re.compile(rb'\{"crc":"([0-9a-f]{8})",')
 _SEGMENT = re.compile(r"journal/(\d{8,})\.jsonl")
 _READERS = 16
 _warned: set[str] = set()
 """Stores that were told to be good for one driver."""
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of JSON that begins with a checksum of the rest."""
+    text = json.dumps(record, separators=(",", ":")).encode()
+    return b'{"crc":"%08x",%b' % (zlib.crc32(text), text[1:])
+
+
+def _checked(line: bytes) -> bytes:
+    """The record's own JSON. Raises `ValueError` where it is not what was written."""
+    match = _CHECKSUM.match(line)
+    if match is None:
+        raise ValueError("it has no checksum")
+    text = b"{" + line[match.end() :]
+    if zlib.crc32(text) != int(match[1], 16):
+        raise ValueError("its checksum does not fit")
+    return text
 
 
 def segment_path(number: int) -> str:
@@ -55,7 +74,11 @@ class SegmentJournal:
             try:
                 self._put(number, [], takeover=True)
             except AlreadyExistsError:
-                number, more = self._read_from(number)
+                behind, more = self._read_from(number)
+                if behind == number:
+                    where = self._objects.url_of(segment_path(number))
+                    raise StorageError(f"{where} is no segment of the journal: remove it") from None
+                number = behind
                 records.extend(more)
                 continue
             self._next = number + 1
@@ -92,11 +115,8 @@ class SegmentJournal:
             "pid": os.getpid(),
             "time": self._clock(),
         }
-        lines = [
-            json.dumps(head),
-            *(json.dumps(r, separators=(",", ":")) for r in records),
-        ]
-        data = ("\n".join(lines) + "\n").encode()
+        lines = [_line(head), *map(_line, records)]
+        data = b"\n".join(lines) + b"\n"
         self._warn_if_many_win()
         self._objects.write(segment_path(number), data, if_absent=True)
 
@@ -154,13 +174,13 @@ class SegmentJournal:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = json.loads(_checked(line))
             except ValueError:
                 if strict:
                     where = self._objects.url_of(path)
                     raise StorageError(f"{where}: line {place + 1} is damaged") from None
                 _logger.warning("%s: line %d is damaged", self._objects.url_of(path), place + 1)
                 continue
-            if place and isinstance(record, dict):
+            if place:
                 records.append(record)
         return records

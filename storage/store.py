@@ -74,10 +74,15 @@ class ArrowStore:
     ) -> None:
         if format not in FORMATS:
             raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
+        options: Any = storage_options or {}
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise ConfigurationError(
+                f"storage_options must be a mapping of texts to values, got a {type(options).__name__}"
+            )
         location = parse_location(url)
         check_scheme(location)
         object.__setattr__(self, "location", location)
-        object.__setattr__(self, "storage_options", dict(storage_options or {}))
+        object.__setattr__(self, "storage_options", dict(options))
         object.__setattr__(self, "format", format)
         object.__setattr__(self, "trust", trust)
 

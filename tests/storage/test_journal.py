@@ -157,3 +157,25 @@ def test_a_run_is_read_again_from_its_journal(local_run: ArrowRunStore):
     *receipts, last = local_run.journal().records()
     again = manifest_of(last, map(receipt_of, receipts))
     assert local_run.load_all(again) == [1, "a", {"b": 2}]
+
+
+def test_a_line_that_is_other_json_by_now_is_damaged_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = ArrowStore(tmp_path).run("r")
+    journal = run.journal()
+    journal.begin()
+    journal.append([{"part": 1}, {"part": 2}])
+    run.write(segment_path(1), run.read(segment_path(1)).replace(b'"part":1', b'"pArt":1'))
+    with caplog.at_level(logging.WARNING, "headrace.storage"):
+        assert run.journal().records() == [{"part": 2}]
+    assert "line 2 is damaged" in caplog.text
+    with pytest.raises(StorageError, match="line 2 is damaged"):
+        run.journal().records(strict=True)
+
+
+def test_what_is_no_segment_does_not_hold_up_a_takeover(tmp_path: Path):
+    run = ArrowStore(tmp_path).run("r")
+    (tmp_path / "r" / segment_path(1)).mkdir(parents=True)
+    with pytest.raises(StorageError, match="is no segment of the journal: remove it"):
+        run.journal().take()
