@@ -167,9 +167,12 @@ def read_parameters(
     Raises
     ------
     RunError
-        One of the others can be read only once, and has been.
+        There is no such run; or one of the others can be read only once, and has been.
     """
-    recorded = read_pickle(store, LAUNCH)["parameters"]
+    try:
+        recorded = read_pickle(store, LAUNCH)["parameters"]
+    except NotFoundError as error:
+        raise RunError(f"there is no run at {store.url}: {error}") from None
     for name, value in live.items():
         if isinstance(value, Iterator) and recorded.get(name) is None and name not in given:
             raise RunError(

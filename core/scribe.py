@@ -90,6 +90,8 @@ class Scribe(threading.Thread):
         self.last_request = 0
         self.next_beat = 0.0
         self.warned = False
+        self.behind = False
+        """The journal cannot be written, and that was told."""
         self.settling = False
         """The journal is wanted now."""
         self.lost = False
@@ -251,11 +253,14 @@ class Scribe(threading.Thread):
                 self.trouble(error)
                 return
             except StorageError as error:
-                _log.warning("the journal of run %s is behind: %s", self.run_id, error)
+                if not self.behind:
+                    self.behind = True
+                    _log.warning("the journal of run %s is behind: %s", self.run_id, error)
                 if left:
                     time.sleep(0.1)
             else:
                 self.records = []
+                self.behind = False
                 self._remove()
                 return
 
