@@ -853,7 +853,10 @@ class Engine:
             for node in flight.nodes if flight is not None else ():
                 receipts += self.store.receipts(node.id, report.batch)
         except StorageError as error:
-            self._troubled(error)
+            # A batch that could not commit fails its items by itself; of one that died nobody knows
+            # what it has committed, and nothing of that may run again.
+            if report.end is None or report.end.outcome in _ADOPT:
+                self._troubled(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the batch's end must be told
             self._troubled(StorageError(f"partitions cannot be listed: {error!r}"))
         self.judge.take(records.with_receipts(report, tuple(receipts)))

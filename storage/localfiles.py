@@ -30,10 +30,15 @@ _seen_lock = threading.Lock()
 
 
 class LocalObjects:
-    """Objects below a folder. A folder that was there and has vanished is an error, not made anew."""
+    """Objects below a folder. A folder that was there and has vanished is an error, not made anew.
 
-    def __init__(self, location: Location) -> None:
+    With ``fsync`` an object, and its name, are on the disk when `write` returns, so that they outlive
+    a loss of power; without, only the death of processes.
+    """
+
+    def __init__(self, location: Location, *, fsync: bool = False) -> None:
         self.location = location
+        self.fsync = fsync
         self.root = location.path
 
     def url_of(self, path: str) -> str:
@@ -57,11 +62,13 @@ class LocalObjects:
         name = f"{folder}/{TEMPORARY}{os.getpid()}-{next(_counter)}-{os.urandom(4).hex()}"
         try:
             try:
-                _write_new(name, data)
+                _write_new(name, data, self.fsync)
             except FileNotFoundError:
                 self._make_folder(folder)
-                _write_new(name, data)
+                _write_new(name, data, self.fsync)
             self._publish(name, target, if_absent)
+            if self.fsync:
+                _sync(folder)
         except OSError as error:
             _unlink_quietly(name)
             if isinstance(error, StorageError):
@@ -72,14 +79,21 @@ class LocalObjects:
     def write_file(self, path: str, source: str) -> None:
         target = f"{self.root}/{path}"
         try:
-            self._make_folder(target.rpartition("/")[0])
+            folder = target.rpartition("/")[0]
+            self._make_folder(folder)
+            if self.fsync:
+                _sync(source)
             try:
                 os.replace(source, target)
             except OSError:  # another file system: copy beside the target first
                 name = self.temporary(path)
                 shutil.copyfile(source, name)
+                if self.fsync:
+                    _sync(name)
                 os.replace(name, target)
                 _unlink_quietly(source)
+            if self.fsync:
+                _sync(folder)
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
@@ -134,6 +148,9 @@ class LocalObjects:
                 "(removed, or its disk is not mounted any more)"
             )
         os.makedirs(folder, exist_ok=True)
+        while self.fsync and len(folder) > len(self.root.rpartition("/")[0]):
+            folder = folder.rpartition("/")[0]  # the names of the folders themselves
+            _sync(folder)
 
     def _remember(self) -> None:
         if self.root not in _seen:
@@ -225,12 +242,23 @@ def _is_temporary(info: ObjectInfo) -> bool:
     return info.path.rpartition("/")[2].startswith(TEMPORARY)
 
 
-def _write_new(name: str, data: Any) -> None:
+def _write_new(name: str, data: Any, fsync: bool = False) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         view = memoryview(data).cast("B")
         while len(view):
             view = view[os.write(fd, view) :]
+        if fsync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync(name: str) -> None:
+    """Have the bytes of a file, or the names in a folder, on the disk."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..core.errors import AlreadyExistsError, StorageError
 from ..core.interfaces import ObjectInfo
-from .filesystems import open_filesystem
+from .filesystems import open_filesystem, reveal
 from .locations import LOCAL, MEMORY, Location
 from .retrying import Backoff, as_storage_error, is_transient, retrying
 
@@ -107,7 +107,8 @@ def _open_objects(location: Location, options: Mapping[str, Any], backoff: Backo
     if location.scheme == LOCAL:
         from .localfiles import LocalObjects
 
-        return LocalObjects(location)
+        fsync = str(reveal(options).get("fsync", "")).lower() in ("true", "1", "yes", "on")
+        return LocalObjects(location, fsync=fsync)
     filesystem = open_filesystem(location, options)
     if location.scheme == MEMORY:
         return MemoryObjects(location, filesystem)

@@ -44,13 +44,16 @@ class ArrowStore:
     url
         A path (also relative, or ``~``) or a URL.
     storage_options
-        What fsspec's file system takes, as in pandas and Dask; values may be pydantic secrets.
+        What fsspec's file system takes, as in pandas and Dask; values may be pydantic secrets. On a
+        local disk ``fsync=True`` makes each commit outlive a loss of power, at some milliseconds each.
         They travel with the store to workers, and appear in no repr, URL or header.
     format
         ``"auto"`` (Arrow IPC on local disk, Parquet elsewhere), ``"arrow"`` or ``"parquet"``.
         What Parquet cannot hold is Arrow IPC anyway.
     trust
         Whether pickled values may be loaded. A pickle runs code: False for other people's stores.
+    patience
+        Seconds for which a call is tried again that throttling, an outage or the like has failed.
 
     Raises
     ------
@@ -63,6 +66,7 @@ class ArrowStore:
     storage_options: Mapping[str, Any] = field(repr=False)
     format: str
     trust: bool
+    patience: float
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class ArrowStore:
         *,
         format: str = "auto",
         trust: bool = True,
+        patience: float = 90.0,
     ) -> None:
         if format not in FORMATS:
             raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
@@ -85,6 +90,7 @@ class ArrowStore:
         object.__setattr__(self, "storage_options", dict(options))
         object.__setattr__(self, "format", format)
         object.__setattr__(self, "trust", trust)
+        object.__setattr__(self, "patience", patience)
 
     def __hash__(self) -> int:
         return hash((self.location, self.format, self.trust))
@@ -146,11 +152,18 @@ class ArrowStore:
 
     def objects(self, folder: str = "") -> Objects:
         """The objects below the store or one of its folders; one connection per process."""
-        key = (os.getpid(), self.location, repr(sorted(self.storage_options)), folder)
+        key = (
+            os.getpid(),
+            self.location,
+            repr(sorted(self.storage_options)),
+            self.patience,
+            folder,
+        )
         found = _opened.get(key)
         if found is None or getattr(found, "options", None) != self.storage_options:
             location = below(self.location, folder) if folder else self.location
-            found = open_objects(location, self.storage_options)
+            backoff = Backoff(total=self.patience)
+            found = open_objects(location, self.storage_options, backoff)
             found.options = dict(self.storage_options)  # type: ignore[attr-defined]
             if len(_opened) > 256:
                 _opened.clear()

@@ -223,3 +223,30 @@ def test_files_being_written_are_not_listed(tmp_path: Path):
     assert isinstance(run.objects, LocalObjects)
     Path(run.objects.temporary("data/y")).write_bytes(b"half")
     assert [info.path for info in run.list("")] == ["data/x"]
+
+
+@pytest.mark.parametrize("wanted", ["true", True, "false", None])
+def test_commits_are_synced_where_that_is_asked_for(
+    wanted: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[str] = []
+    real = os.fsync
+
+    def noting(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    run = ArrowStore(tmp_path / "store", {} if wanted is None else {"fsync": wanted}).run("r")
+    run.write("data/x", b"1")
+    run.write("journal/1", b"1", if_absent=True)
+    spool = tmp_path / "spool"
+    spool.write_bytes(b"1")
+    run.objects.write_file("data/y", str(spool))
+    if wanted not in ("true", True):
+        assert not synced
+        return
+    root = f"{tmp_path}/store/r"
+    assert {f"{root}/data", f"{root}/journal", root, f"{tmp_path}/store"} <= set(synced)
+    assert sum("/.tmp-" in name for name in synced) == 2
+    assert str(spool) in synced

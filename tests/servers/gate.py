@@ -1,0 +1,70 @@
+"""A gate before a server: connections pass while it is open, and are cut and refused while it is shut."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class Gate:
+    """Forwards a port of this machine to a server's; an outage that the server survives."""
+
+    def __init__(self, endpoint: str) -> None:
+        target = urlsplit(endpoint)
+        self.target = (target.hostname, target.port)
+        self.port = 0
+        self.server: asyncio.Server | None = None
+        self.streams: set[asyncio.StreamWriter] = set()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.open()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        self._do(self._listen())
+
+    def shut(self) -> None:
+        """Refuse who comes, and cut what is under way."""
+        self._do(self._cut())
+
+    def close(self) -> None:
+        self.shut()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(what, self.loop).result(30)
+
+    async def _listen(self) -> None:
+        self.server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def _cut(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for stream in list(self.streams):
+            stream.transport.abort()
+        await asyncio.sleep(0.05)  # for the tasks of the streams to end
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(*self.target)
+        self.streams |= {writer, back}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        self.streams -= {writer, back}
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(1 << 16):
+            sink.write(data)
+            await sink.drain()
+    finally:
+        sink.close()
