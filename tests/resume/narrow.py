@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from headrace import flow, task
@@ -26,7 +27,8 @@ def mount(*options: str) -> None:
 
 def begin_trouble() -> None:
     if TROUBLE == "readonly":
-        mount("-o", "remount,ro")
+        while subprocess.run(["mount", "-o", "remount,ro", DISK], check=False).returncode:
+            time.sleep(0.01)  # it is refused while another thread writes a file
     elif TROUBLE == "gone":
         for place in DISK.iterdir():
             shutil.rmtree(place)
