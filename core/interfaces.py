@@ -396,7 +396,8 @@ class Mark(IntEnum):
     STAGE = 2
     """Index of the stage that runs."""
     SINCE_NS = 3
-    """`time.monotonic_ns` at which the running item's stage started; of batches with time limits."""
+    """`time.monotonic_ns` at which the running item's stage started; of batches with time limits.
+    0: no limit is due, as that stage is over and others that run at the same time began earlier."""
     STARTED = 4
     """Items started so far. Where they run one by one it is set in the end; until then ``RUNNING``
     plus one tells it."""

@@ -328,6 +328,8 @@ class Returns(Stragglers):
                 stage = end.running[0] if end.running is not None else 0
                 self.abort(flight.nodes[stage], refusal(end))
                 begun = Positions(())
+            case Outcome.TIMEOUT if end.running is not None and self._overlap(flight, begun):
+                suspects = begun
             case Outcome.TIMEOUT if end.running is not None:
                 failure = synthetic(flight, *end.running, FailureKind.TIMEOUT, end.cause, now)
                 self.failed(flight, failure, may_retry(failure), now)
@@ -388,6 +390,14 @@ class Returns(Stragglers):
             self.failed(flight, failure, False, now)
         return Positions(())
 
+    @staticmethod
+    def _overlap(flight: Flight, begun: Positions) -> bool:
+        """Did several items run at the same time? The mark names the one that began last."""
+        if not flight.nodes[0].options.is_async:
+            return False
+        stages = range(len(flight.nodes))
+        return len({p for stage in stages for p in common(flight.running(stage), begun)}) > 1
+
     def _guilty(self, flight: Flight, end: End, begun: Positions) -> tuple[int, int] | None:
         """(stage, position) of the one item that can have killed its child."""
         open_ = [
@@ -396,8 +406,7 @@ class Returns(Stragglers):
             for position in common(flight.running(stage), begun)
         ]
         alone = {position for _stage, position in open_}
-        overlapping = flight.nodes[0].options.is_async and len(alone) > 1
-        if end.running is not None and not overlapping:
+        if end.running is not None and not self._overlap(flight, begun):
             stage, position = end.running
             here = Positions.span(position, position + 1)
             if flight.holds(position) and (

@@ -434,9 +434,7 @@ class _Body:
                 if index >= self.limit or self.marks[Mark.CONTROL] == 2:
                     return
                 self.marks[Mark.STARTED] += 1
-                self.marks[Mark.RUNNING] = index
-                self.marks[Mark.SINCE_NS] = time.monotonic_ns()
-                await self._async_item(position, value, cursors)
+                await self._async_item(index, position, value, cursors)
 
         width = max(1, min(self.stages[0].spec.concurrency, len(self.positions)))
         workers = [asyncio.ensure_future(work()) for _ in range(width)]
@@ -457,14 +455,32 @@ class _Body:
             if waiting.done() and not waiting.cancelled():
                 waiting.exception()  # seen: it came from a worker that was cancelled
 
-    async def _async_item(self, position: int, value: Any, cursors: list[Cursor]) -> None:
+    @contextmanager
+    def _marked(self, index: int, number: int) -> Generator[None]:
+        """The marks name the stage that began last, and its time while it runs.
+
+        When that is over and none has begun since, no limit is due: others may have longer ones.
+        """
+        marks = self.marks
+        marks[Mark.SINCE_NS] = time.monotonic_ns()
+        marks[Mark.STAGE] = number
+        marks[Mark.RUNNING] = index
+        try:
+            yield
+        finally:
+            if (marks[Mark.RUNNING], marks[Mark.STAGE]) == (index, number):
+                marks[Mark.SINCE_NS] = 0
+
+    async def _async_item(
+        self, index: int, position: int, value: Any, cursors: list[Cursor]
+    ) -> None:
         last = len(self.stages) - 1
         for number, stage in enumerate(self.stages):
             start = time.time_ns()
             limit = self.batch.stages[number].timeout_seconds
             cursor = cursors[number].at(position)
             try:
-                with cursor.entered():
+                with cursor.entered(), self._marked(index, number):
                     awaitable = (stage.form if number else self._call(0))(value)
                     value = await (asyncio.wait_for(awaitable, limit) if limit else awaitable)
                     if number < last:

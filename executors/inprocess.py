@@ -129,7 +129,7 @@ class ThreadSlot:
     def _late(self, batch: Batch, item: Running) -> bool:
         limit = batch.stages[item.stage].timeout_seconds
         elapsed = (time.monotonic_ns() - item.since_ns) / 1e9
-        return limit is not None and elapsed >= limit + _MARGIN_SECONDS
+        return limit is not None and item.since_ns > 0 and elapsed >= limit + _MARGIN_SECONDS
 
 
 class Watch:

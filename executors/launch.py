@@ -275,7 +275,7 @@ class Process:
     def _take_marks(self, words: tuple[int, ...]) -> None:
         for word in (Mark.STAGE, Mark.STARTED, Mark.RUNNING):
             self.marks[word] = words[word]
-        self.marks[Mark.SINCE_NS] = time.monotonic_ns()
+        self.marks[Mark.SINCE_NS] = time.monotonic_ns() if words[Mark.SINCE_NS] else 0
 
     def _write(self) -> None:
         while self._outgoing and self._open:

@@ -38,7 +38,7 @@ class Told:
     Parameters
     ----------
     tell
-        Takes the words; in place of the time there is 0, as clocks differ.
+        Takes the words; in place of a time there is 1, as clocks differ.
     """
 
     def __init__(self, tell: Callable[[tuple[int, ...]], None]) -> None:
@@ -56,9 +56,13 @@ class Told:
         words = self._words
         before, words[word] = words[word], value
         moved = word == Mark.RUNNING or (word == Mark.STAGE and value != before)
-        if moved and words[Mark.RUNNING] >= 0:
+        over = word == Mark.SINCE_NS and not value and before
+        if (moved or over) and words[Mark.RUNNING] >= 0:
             started = max(words[Mark.STARTED], words[Mark.RUNNING] + 1)
-            self._tell((words[Mark.CONTROL], words[Mark.RUNNING], words[Mark.STAGE], 0, started))
+            since = int(words[Mark.SINCE_NS] > 0)
+            self._tell(
+                (words[Mark.CONTROL], words[Mark.RUNNING], words[Mark.STAGE], since, started)
+            )
 
 
 class Shared:

@@ -289,7 +289,7 @@ class _Run:
         if self.limited:
             item = running(process.marks)
             limit = autopsy.time_limit(self.batch, item.stage) if item else None
-            if item and limit:
+            if item and item.since_ns and limit:
                 due.append(limit - (time.monotonic_ns() - item.since_ns) / 1e9)
             due.append(0.25 if due else 0.1)
         return max(min(due), 0.0) + 0.001 if due else None
@@ -297,7 +297,7 @@ class _Run:
     def _late(self, process: Process) -> str:
         """Why the running item must end now; empty if it need not."""
         item = running(process.marks) if self.limited else None
-        if item is None:
+        if item is None or not item.since_ns:
             return ""
         limit = autopsy.time_limit(self.batch, item.stage)
         if limit is None or time.monotonic_ns() - item.since_ns < limit * 1e9:

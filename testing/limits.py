@@ -14,7 +14,7 @@ from ..core.errors import ResourceError, TaskTimeout
 from ..core.interfaces import Resources
 from ..core.tasks import task
 from .faults import TimingMap, hold_gil, spend
-from .suite import Suite
+from .suite import GRACE_SECONDS, Suite
 from .tally import Tally
 
 _LIMIT_SECONDS = 0.3
@@ -37,6 +37,21 @@ def stubborn(seconds: float) -> None:
 async def limited_async(seconds: float) -> float:
     await asyncio.sleep(seconds)
     return seconds
+
+
+@task
+async def nap(seconds: float) -> float:
+    await asyncio.sleep(2 * GRACE_SECONDS + _LIMIT_SECONDS)
+    return seconds
+
+
+@task(timeout_seconds=_LIMIT_SECONDS, concurrency=4)
+async def block(item: int) -> int:
+    """One of those that share an event loop lets nobody else go on."""
+    if item == 1:
+        hold_gil(_LONG_SECONDS)
+    await asyncio.sleep(0.01)
+    return item
 
 
 @task
@@ -97,6 +112,25 @@ class LimitsConformance(Suite):
             return [state.name for state in mapped.states]
 
         assert self.run(body) == ["Completed", "TimedOut", "Completed", "TimedOut"]
+
+    def test_a_limit_is_that_of_its_own_stage(self) -> None:
+        def body() -> Any:
+            mapped = nap.map(limited_async.map([0.01, _LONG_SECONDS, 0.02]))
+            mapped.wait()
+            return [state.name for state in mapped.states]
+
+        assert self.run(body) == ["Completed", "Skipped", "Completed"]
+
+    def test_who_blocks_an_event_loop_is_found(self) -> None:
+        if not self.able.kills:
+            pytest.skip("a C call that keeps the GIL cannot be ended in the driver's own process")
+
+        def body() -> Any:
+            mapped = block.map(range(4))
+            mapped.wait()
+            return [state.name for state in mapped.states]
+
+        assert self.run(body) == ["Completed", "TimedOut", "Completed", "Completed"]
 
     @pytest.mark.parametrize(
         "need",
