@@ -303,7 +303,10 @@ class Dataset(Operations, Shown):
     ) -> Dataset:
         """Write the rows as plain files that any tool reads, and a manifest; returns them opened.
 
-        A reader of the manifest (`open_dataset`) sees the old files or the new ones, never a mix.
+        In a flow it runs on the flow's executor, and returns when all is there; elsewhere it runs
+        here, a batch of rows at a time. The files appear together, when all are written: a reader
+        of the manifest (`open_dataset`) sees the old rows or the new ones, never a mix, and what
+        fails or is killed before leaves the old ones. One may write to a folder at a time.
 
         Parameters
         ----------
@@ -312,7 +315,8 @@ class Dataset(Operations, Shown):
         format
             ``"parquet"`` (zstd) or ``"arrow"`` (IPC).
         partition_by
-            Columns whose values become hive-style folders (``year=2026/``).
+            Columns whose values become hive-style folders (``year=2026/``). In a flow the rows of
+            a folder are brought together first, so that the number of files follows their size.
         mode
             ``"error"`` where the folder holds files already, ``"overwrite"``, ``"append"``, or
             ``"ignore"`` (leave what is there).
@@ -327,7 +331,7 @@ class Dataset(Operations, Shown):
             With ``mode="error"``.
         StorageError
         """
-        from .sinks import write_dataset
+        from .writing import write_dataset
 
         return write_dataset(
             self,

@@ -100,6 +100,9 @@ class LocalObjects:
             raise as_storage_error(error, "write", target) from error
         self._remember()
 
+    def move(self, path: str, target: str) -> None:
+        self.write_file(target, f"{self.root}/{path}")
+
     def _publish(self, name: str, target: str, if_absent: bool) -> None:
         if not if_absent:
             os.replace(name, target)

@@ -54,6 +54,13 @@ class Objects(Protocol):
         """Put a local file whole; the source is consumed."""
         ...
 
+    def move(self, path: str, target: str) -> None:
+        """Give an object another path: a rename on disk, a copy by the server elsewhere.
+
+        The target appears whole. Elsewhere the object stays, too, until it is deleted.
+        """
+        ...
+
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of an object or of a range of it (negative: from its end)."""
         ...
@@ -191,6 +198,9 @@ class MemoryObjects(FsspecObjects):
             self.write(path, file.read())
         os.unlink(source)
 
+    def move(self, path: str, target: str) -> None:
+        self.write(target, self.read(path))
+
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         with _MEMORY_LOCK:
             try:
@@ -291,6 +301,10 @@ class RemoteObjects(FsspecObjects):
         full = self.path_of(path)
         self._try("write", path, lambda: self.filesystem.put_file(source, full))
         os.unlink(source)
+
+    def move(self, path: str, target: str) -> None:
+        one, other = self.path_of(path), self.path_of(target)
+        self._try("copy", path, lambda: self.filesystem.cp_file(one, other))
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         full = self.path_of(path)

@@ -55,16 +55,20 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any]) -> list[Pi
     location = parse_location(uri)
     source = Source(location, dict(options))
     path = root_path(location, source)
-    found = retrying(lambda: _listed(source.filesystem, path), operation="list", url=location.url)
-    listed, folder = found
     constants: Mapping[str, Constants] = {}
+    for again in (True, True, False):
+        listed, folder = retrying(
+            lambda: _listed(source.filesystem, path), operation="list", url=location.url
+        )
+        manifest = read_manifest(source, path) if folder else None
+        constants = {} if manifest is None else _constants(manifest, path)
+        missing = [name for name in constants if name not in listed]
+        if not missing:
+            break
+        if not again:  # else it was replaced between the listing and the manifest
+            raise NotFoundError(f"{source.show(missing[0])} is in the manifest and not there")
     if folder:
-        manifest = read_manifest(source, path)
         if manifest is not None:
-            constants = _constants(manifest, path)
-            missing = [name for name in constants if name not in listed]
-            if missing:
-                raise NotFoundError(f"{source.show(missing[0])} is in the manifest and not there")
             listed = {name: listed[name] for name in constants}
         else:
             listed = {n: i for n, i in sorted(listed.items()) if not _hidden(n[len(path) :])}

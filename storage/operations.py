@@ -46,7 +46,6 @@ from .pieces import Piece
 from .shares import PLACE, Share, plain_schema, shares_of, with_places
 from .splitting import by_bytes, by_rows, small_together
 
-PARTITION_BYTES = 128_000_000
 _SAMPLES = 512
 """Rows per bucket that are looked at to cut the sorted rows into buckets."""
 _LEAST_ROW = 24
@@ -90,7 +89,7 @@ class Made:
         return self.future if here else None
 
 
-class _Source:
+class Input:
     """A dataset as the input of an operation: its pieces, and the future that they come from."""
 
     def __init__(self, operation: str, dataset: Dataset, *, keep: bool = False) -> None:
@@ -278,7 +277,7 @@ def _parts(shares: Dataset) -> list[PartPiece]:
 
 def shuffle(dataset: Dataset, seed: int, size: int) -> Dataset:
     """See `Dataset.shuffle`."""
-    source = _Source("shuffle", dataset)
+    source = Input("shuffle", dataset)
     buckets = source.buckets(size)
     shares = source.task(scatter).map(
         source.shares(size), buckets, size // 2, ByPlace(seed), source.after
@@ -289,7 +288,7 @@ def shuffle(dataset: Dataset, seed: int, size: int) -> Dataset:
 
 def distinct(dataset: Dataset, on: Sequence[str], size: int) -> Dataset:
     """See `Dataset.distinct`."""
-    source = _Source("distinct", dataset)
+    source = Input("distinct", dataset)
     columns = _columns_of("distinct", on or source.schema.names, source.schema)
     buckets = source.buckets(size)
     arrange = ByContent(columns, first_only=True)
@@ -306,7 +305,7 @@ def sort(
     dataset: Dataset, by: str | Sequence[str], descending: bool | Sequence[bool], size: int
 ) -> Dataset:
     """See `Dataset.sort`."""
-    source = _Source("sort", dataset)
+    source = Input("sort", dataset)
     order = Order.of(by, descending, source.schema)
     buckets = source.buckets(size)
     inputs = source.shares(size)
@@ -334,7 +333,7 @@ def split(
         raise ConfigurationError(
             f"split() takes fractions that come to at most 1, got {list(fractions)}"
         )
-    source = _Source("split", dataset)
+    source = Input("split", dataset)
     columns = _columns_of("split", by, source.schema)
     limits = np.cumsum(fractions).tolist()
     if limits[-1] < 1 - 1e-9:
@@ -369,7 +368,7 @@ def sample(
         raise ConfigurationError(
             f"sample() takes a fraction from 0 to 1, or a number of rows: {fraction}, {n}"
         )
-    source = _Source("sample", dataset)
+    source = Input("sample", dataset)
     inputs = source.shares(size)
     below: Any = int((fraction or 0) * (1 << 64))
     if n is not None:
@@ -388,13 +387,13 @@ def repartition(
     most = 1 if bytes is None else parse_bytes(bytes)
     if any(isinstance(aim, int) and aim < 1 for aim in (rows, files, most)):
         raise ConfigurationError("repartition() takes a positive number")
-    source = _Source("repartition", dataset)
+    source = Input("repartition", dataset)
     if (
         not all(isinstance(piece, PartPiece) for piece in source.pieces)
         or source.scan.filter is not None
     ):
         # Only the rows of partitions can be counted and cut anywhere.
-        source = _Source("repartition", _copied(source, list(by_bytes(source.pieces, size)), size))
+        source = Input("repartition", _copied(source, list(by_bytes(source.pieces, size)), size))
     if bytes is not None:
         groups = list(by_bytes(source.pieces, most))
     else:
@@ -418,14 +417,14 @@ def _evenly(pieces: Sequence[Piece], files: int) -> list[list[Piece]]:
     return [group for group in groups if group]
 
 
-def _copied(source: _Source, groups: list[list[Piece]], size: int) -> Dataset:
+def _copied(source: Input, groups: list[list[Piece]], size: int) -> Dataset:
     inputs = with_places(groups, source.scan)
     return source.dataset(source.last(copy).map(inputs, size // 2, source.after))
 
 
 def compact(dataset: Dataset, size: int) -> Dataset:
     """See `Dataset.compact`."""
-    source = _Source("compact", dataset, keep=True)
+    source = Input("compact", dataset, keep=True)
     groups = list(small_together(source.pieces, size))
     small = [group for group in groups if len(group) > 1 or source.scan.filter is not None]
     if not small:
@@ -478,7 +477,7 @@ def _columns_of(what: str, names: Sequence[str], schema: Any) -> tuple[str, ...]
 
 def map_groups(dataset: Dataset, by: Sequence[str], fn: Any, size: int) -> Dataset:
     """See `Groups.map`."""
-    source = _Source("group", dataset)
+    source = Input("group", dataset)
     columns = _columns_of("group_by", by, source.schema)
     buckets = source.buckets(size)
     shares = source.task(scatter).map(

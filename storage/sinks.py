@@ -1,105 +1,39 @@
-"""Writing a dataset: plain files under names of their own, then a manifest that makes them count."""
+"""Writing rows into plain files of a bounded size, each put whole under a name nobody else has."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..core.errors import AlreadyExistsError, ConfigurationError
+from ..core.errors import ConfigurationError
 from .localfiles import LocalObjects
-from .locations import parse_location
-from .objects import Objects, open_objects
-from .opening import MANIFEST, NULL_FOLDER, read_manifest
+from .objects import Objects
+from .opening import NULL_FOLDER
 from .partitions import ROW_GROUP_ROWS, dictionary_columns
-from .sources import Source
 
-if TYPE_CHECKING:
-    from .datasets import Dataset
-
-MODES = ("error", "overwrite", "append", "ignore")
-
-
-def write_dataset(
-    dataset: Dataset,
-    uri: Any,
-    *,
-    format: str,
-    partition_by: Sequence[str],
-    mode: str,
-    options: Mapping[str, Any],
-    max_rows: int | None,
-    max_bytes: int,
-) -> Dataset:
-    """See `Dataset.write`."""
-    if format not in ("parquet", "arrow"):
-        raise ConfigurationError(f"cannot write format {format!r}: use 'parquet' or 'arrow'")
-    if mode not in MODES:
-        raise ConfigurationError(f"unknown mode {mode!r}: use one of {', '.join(MODES)}")
-    from .datasets import open_dataset
-
-    location = parse_location(uri)
-    objects = open_objects(location, options)
-    before = {info.path for info in objects.list("")}
-    if before and mode == "ignore":
-        return open_dataset(uri, storage_options=options)
-    if before and mode == "error":
-        raise AlreadyExistsError(
-            f"{location.url} holds files already: write with mode='overwrite' or 'append'"
-        )
-    kept = _kept(objects, Source(location, options), before) if mode == "append" else []
-    writer = DatasetWriter(objects, dataset.schema, format, partition_by, max_rows, max_bytes)
-    try:
-        for batch in dataset.iter_batches():
-            writer.write(pa.Table.from_batches([batch]))
-        files = writer.close()
-    except BaseException:
-        writer.discard()
-        raise
-    manifest: dict[str, Any] = {"version": 1, "format": format, "partition_by": list(partition_by)}
-    if partition_by:
-        told = pa.schema([dataset.schema.field(name) for name in partition_by])
-        manifest["partition_schema"] = b64encode(told.serialize().to_pybytes()).decode()
-    manifest["files"] = kept + [file.record() for file in files]
-    objects.write(MANIFEST, json.dumps(manifest, indent=1).encode())
-    if mode == "overwrite":
-        objects.delete(sorted(before - {MANIFEST}))
-    return open_dataset(uri, format=format, storage_options=options)
-
-
-def _kept(objects: Objects, source: Source, before: set[str]) -> list[dict[str, Any]]:
-    """What is there already, as the manifest has it."""
-    from .opening import root_path
-
-    manifest = read_manifest(source, root_path(source.location, source))
-    if manifest is not None:
-        return list(manifest["files"])
-    sizes = {info.path: info.bytes for info in objects.list("")}
-    return [
-        {"path": path, "bytes": sizes.get(path, 0)}
-        for path in sorted(before)
-        if not PurePosixPath(path).name.startswith((".", "_"))
-    ]
+STAGED = ".staged"
+"""Ending of a file's name until it counts: no tool that looks for Parquet or Arrow files takes it."""
 
 
 @dataclass(slots=True)
-class _Written:
+class Written:
+    """A finished file: its path when it counts, and the columns that its folder tells."""
+
     path: str
     rows: int
     bytes: int
     values: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def record(self) -> dict[str, Any]:
+        """As the manifest has it."""
         record: dict[str, Any] = {"path": self.path, "rows": self.rows, "bytes": self.bytes}
         return record | ({"values": self.values} if self.values else {})
 
@@ -118,7 +52,7 @@ class _Open:
 
 
 class DatasetWriter:
-    """Writes rows into files of a bounded size; each is put whole, under a name nobody else has."""
+    """Writes rows into files of a bounded size, whose names end with `STAGED`."""
 
     def __init__(
         self,
@@ -128,6 +62,7 @@ class DatasetWriter:
         partition_by: Sequence[str],
         max_rows: int | None,
         max_bytes: int,
+        first_name: str = "part",
     ) -> None:
         missing = [name for name in partition_by if name not in schema.names]
         if missing:
@@ -139,10 +74,11 @@ class DatasetWriter:
         self._max_bytes = max_bytes
         self._schema = pa.schema([f for f in schema if f.name not in self._by])
         self._nonce = os.urandom(4).hex()
+        self._first_name = first_name
         self._number = 0
         self._open: dict[str, _Open] = {}
         self._values: dict[str, dict[str, Any]] = {}
-        self._done: list[_Written] = []
+        self._done: list[Written] = []
 
     def write(self, table: Any) -> None:
         """Add rows, in order."""
@@ -226,28 +162,32 @@ class DatasetWriter:
         writer.close()
         file.sink.close()
         size = os.path.getsize(file.file)
-        path = f"{folder}part-{self._number:05d}-{self._nonce}.{self._format}"
+        path = f"{folder}{self._first_name}-{self._number:05d}-{self._nonce}.{self._format}"
         self._number += 1
-        self._objects.write_file(path, file.file)
+        self._objects.write_file(path + STAGED, file.file)
         del self._open[folder]
-        self._done.append(_Written(path, file.rows, size, self._values.get(folder, {})))
+        self._done.append(Written(path, file.rows, size, self._values.get(folder, {})))
 
-    def close(self) -> list[_Written]:
-        """Finish all files. A dataset without rows has one file, which tells its schema."""
+    def finish_folders(self) -> None:
+        """No more rows of the folders so far will come."""
         for folder in list(self._open):
             self._finish(folder)
-        if not self._done and not self._by:
-            self._open[""] = self._begin("")
-            self._finish("")
+
+    def close(self) -> list[Written]:
+        """Finish all files."""
+        self.finish_folders()
         return self._done
 
+    def write_nothing(self) -> None:
+        """Write a file without rows, which tells the schema."""
+        self._open[""] = self._begin("")
+
     def discard(self) -> None:
-        """Remove what was written; the target is as it was."""
+        """Close what is open; the files that were finished stay."""
         for file in self._open.values():
             file.sink.close()
             if os.path.exists(file.file):
                 os.unlink(file.file)
-        self._objects.delete([file.path for file in self._done])
 
 
 def _folder_text(value: Any) -> str:

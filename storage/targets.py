@@ -1,0 +1,180 @@
+"""Folders that are written: staged beside what is there, then committed by a manifest.
+
+New files lie below ``_headrace/`` under names that end with ``.staged`` until all are there. The
+commit moves them to their places (a rename on disk, a copy by the server of an object store), then
+puts the manifest that names them, and then removes what it does not name. A reader of the manifest
+has the old files or the new ones. A reader that knows no manifest finds plain files in a plain
+folder, whole ones always, and, for as long as the commit takes, some of the new beside the old.
+One writes to a folder at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from ..core.errors import AlreadyExistsError, ConfigurationError, StorageError
+from .locations import Location
+from .objects import Objects, open_objects
+from .opening import MANIFEST, read_manifest, root_path
+from .sinks import STAGED, DatasetWriter
+from .sources import Source
+from .store import below
+
+MODES = ("error", "overwrite", "append", "ignore")
+STAGING = "_headrace"
+_MOVERS = 16
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder to write to, and how. Picklable; its repr shows no secret."""
+
+    location: Location
+    options: Mapping[str, Any] = field(repr=False)
+    schema: Any
+    format: str
+    partition_by: tuple[str, ...]
+    mode: str
+    max_rows: int | None
+    max_bytes: int
+    write: str
+    """Names this write: the same when it is resumed."""
+
+    def __post_init__(self) -> None:
+        if self.format not in ("parquet", "arrow"):
+            raise ConfigurationError(
+                f"cannot write format {self.format!r}: use 'parquet' or 'arrow'"
+            )
+        if self.mode not in MODES:
+            raise ConfigurationError(f"unknown mode {self.mode!r}: use one of {', '.join(MODES)}")
+        for name in self.partition_by:
+            if name not in self.schema.names:
+                raise ConfigurationError(f"cannot partition by {name!r}: there is no such column")
+
+    @property
+    def objects(self) -> Objects:
+        return open_objects(self.location, self.options)
+
+    @property
+    def staging(self) -> Objects:
+        """Where its files wait."""
+        return open_objects(below(self.location, f"{STAGING}/{self.write}"), self.options)
+
+    def writer(self, first_name: str = "part") -> DatasetWriter:
+        """A writer of some of the rows; several may write at a time."""
+        return DatasetWriter(
+            self.staging,
+            self.schema,
+            self.format,
+            self.partition_by,
+            self.max_rows,
+            self.max_bytes,
+            first_name,
+        )
+
+    def begin(self) -> list[dict[str, Any]] | None:
+        """The files that stay, as a manifest has them; None where nothing is to be written.
+
+        Raises
+        ------
+        AlreadyExistsError
+            With ``mode="error"``, where there is something.
+        """
+        objects = self.objects
+        manifest = self._manifest()
+        there = _outside(objects)
+        if manifest is not None and not manifest["files"]:
+            there = [path for path in there if path != MANIFEST]
+        if there and self.mode == "ignore":
+            return None
+        if there and self.mode == "error":
+            raise AlreadyExistsError(
+                f"{self.location.url} holds files already: write with mode='overwrite' or 'append'"
+            )
+        if self.mode != "append":
+            return []
+        return self._present() if manifest is None else list(manifest["files"])
+
+    def commit(self, kept: Sequence[dict[str, Any]], files: Sequence[dict[str, Any]]) -> None:
+        """Make the written files count, beside those that stay. It may be done again if it ended early.
+
+        Raises
+        ------
+        StorageError
+            A written file is not there any more.
+        """
+        if not files and not kept and not self.partition_by:
+            writer = self.writer()
+            writer.write_nothing()
+            files = [file.record() for file in writer.close()]
+        objects = self.objects
+        if self._manifest() is None:  # so that readers see what was there until all is
+            self._put_manifest(objects, self._present())
+        self._move(objects, [file["path"] for file in files])
+        self._put_manifest(objects, [*kept, *files])
+        if self.mode == "overwrite":
+            named = {MANIFEST, *(file["path"] for file in (*kept, *files))}
+            objects.delete([path for path in _outside(objects) if path not in named])
+        self.clean()
+
+    def _move(self, objects: Objects, paths: Sequence[str]) -> None:
+        staged = {info.path for info in self.staging.list("")}
+        missing = [path for path in paths if path + STAGED not in staged]
+        if missing:  # moved by a commit that ended early
+            gone = set(missing) - set(_outside(objects))
+            if gone:
+                raise StorageError(
+                    f"{objects.url_of(min(gone))} was written and is not there: another write to "
+                    "this folder may have removed it; write again"
+                )
+        todo = [path for path in paths if path + STAGED in staged]
+        with ThreadPoolExecutor(_MOVERS, "headrace-moves") as pool:
+            for _ in pool.map(
+                lambda path: objects.move(f"{STAGING}/{self.write}/{path}{STAGED}", path), todo
+            ):
+                pass
+
+    def clean(self) -> None:
+        """Remove what is staged, of writes that ended early, too."""
+        staging = open_objects(below(self.location, STAGING), self.options)
+        staging.delete([info.path for info in staging.list("")])
+        remove_tree = getattr(staging, "remove_tree", None)
+        if remove_tree is not None:
+            remove_tree()
+
+    def _manifest(self) -> dict[str, Any] | None:
+        source = Source(self.location, self.options)
+        return read_manifest(source, root_path(self.location, source))
+
+    def _present(self) -> list[dict[str, Any]]:
+        """The data files that are there, for a folder without a manifest."""
+        return [
+            {"path": info.path, "bytes": info.bytes}
+            for info in self.objects.list("")
+            if not info.path.startswith(STAGING + "/")
+            and not PurePosixPath(info.path).name.startswith((".", "_"))
+        ]
+
+    def _put_manifest(self, objects: Objects, files: list[dict[str, Any]]) -> None:
+        manifest: dict[str, Any] = {
+            "version": 1,
+            "format": self.format,
+            "partition_by": list(self.partition_by),
+        }
+        if self.partition_by:
+            told = pa.schema([self.schema.field(name) for name in self.partition_by])
+            manifest["partition_schema"] = b64encode(told.serialize().to_pybytes()).decode()
+        objects.write(MANIFEST, json.dumps(manifest | {"files": files}, indent=1).encode())
+
+
+def _outside(objects: Objects) -> list[str]:
+    """All paths but those that are staged."""
+    return [i.path for i in objects.list("") if not i.path.startswith(STAGING + "/")]
