@@ -15,8 +15,17 @@ if sys.platform == "win32":
     )
 
 if TYPE_CHECKING:
-    from .core import errors, states
+    from .core import cache_policies, errors, states
     from .core.annotations import allow_failure, quote, unmapped
+    from .core.cache_policies import (
+        DEFAULT,
+        FLOW_PARAMETERS,
+        INPUTS,
+        NO_CACHE,
+        RUN_ID,
+        TASK_SOURCE,
+        CachePolicy,
+    )
     from .core.context import context, get_run_context, tags
     from .core.flows import Flow, flow
     from .core.futures import Future, MapFuture, as_completed, wait
@@ -36,8 +45,17 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    ".core": ("errors", "states"),
+    ".core": ("cache_policies", "errors", "states"),
     ".core.annotations": ("allow_failure", "quote", "unmapped"),
+    ".core.cache_policies": (
+        "DEFAULT",
+        "FLOW_PARAMETERS",
+        "INPUTS",
+        "NO_CACHE",
+        "RUN_ID",
+        "TASK_SOURCE",
+        "CachePolicy",
+    ),
     ".core.context": ("context", "get_run_context", "tags"),
     ".core.flows": ("Flow", "flow"),
     ".core.futures": ("Future", "MapFuture", "as_completed", "wait"),
@@ -57,23 +75,31 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CachePolicy",
+    "DEFAULT",
     "DaskExecutor",
     "Dataset",
+    "FLOW_PARAMETERS",
     "Flow",
     "FlowRun",
     "Future",
+    "INPUTS",
     "InlineExecutor",
     "MapFuture",
+    "NO_CACHE",
     "ProcessesExecutor",
+    "RUN_ID",
     "RayExecutor",
     "Resources",
     "State",
+    "TASK_SOURCE",
     "Task",
     "ThreadsExecutor",
     "__version__",
     "allow_failure",
     "as_completed",
     "attach",
+    "cache_policies",
     "context",
     "errors",
     "exponential_backoff",

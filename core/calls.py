@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from .cache_policies import NO_CACHE, CachePolicy
 from .interfaces import Isolation, Manifest, NodeView, Resources, RunView
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ class TaskOptions:
     backups: bool = False
     """An item that takes much longer than others may run twice; the first commit wins."""
     task_run_name: str | Callable[..., str] | None = None
-    cache_policy: Any = None
-    cache_key_fn: Callable[..., str | None] | None = None
+    cache_policy: CachePolicy = NO_CACHE
     cache_expiration: timedelta | None = None
     refresh_cache: bool = False
     version: str | None = None

@@ -119,7 +119,7 @@ class Dispatcher:
         node = flight.nodes[0]
         prepared = self.prepared[node]
         if prepared.error is not None:
-            return [self._failure(flight, 0, prepared.error)]
+            return [self.failure(flight, 0, prepared.error)]
         payload = prepared.payload
         if payload is None:
             try:
@@ -134,7 +134,7 @@ class Dispatcher:
             stages = tuple(map(self._stage, flight.nodes, flight.attempts, flight.committed))
             upstream = tuple(map(self._upstream, payload.dependencies))
         except Exception as error:  # noqa: BLE001 - a value that was not kept, or does not pickle
-            return [self._failure(flight, p, error) for p in flight.chunk.positions]
+            return [self.failure(flight, p, error) for p in flight.chunk.positions]
         settings = self.engine.settings
         pool = self.engine.pools[node.options.pool]
         return Batch(
@@ -249,11 +249,12 @@ class Dispatcher:
                 except Exception as broken:  # noqa: BLE001 - as above
                     what = f"argument {name!r} of task {prepared.call.options.name!r}"
                     told = unpicklable(what, value[0], broken)
-                    failures.append(self._failure(flight, position, told))
+                    failures.append(self.failure(flight, position, told))
                     break
-        return failures or [self._failure(flight, p, error) for p in flight.chunk.positions]
+        return failures or [self.failure(flight, p, error) for p in flight.chunk.positions]
 
-    def _failure(self, flight: Flight, position: int, error: Exception) -> Failure:
+    def failure(self, flight: Flight, position: int, error: Exception) -> Failure:
+        """An item that cannot travel."""
         node = flight.nodes[0]
         stage = Stage(node.id, node.key, self.prepared[node].spec, flight.attempts[0])
         return failure_of(stage, position, error, time.time_ns(), FailureKind.ARGUMENT)

@@ -78,7 +78,8 @@ class Earlier:
                 self.numbers[record["key"]] = record["node"]
             elif record["type"] == "receipt":
                 receipt = receipt_of(record)
-                told[receipt.part.path] = receipt
+                if not receipt.part.run:  # the cache is asked anew
+                    told[receipt.part.path] = receipt
             elif record["type"] == "dropped":
                 for path in record["parts"]:
                     told.pop(path, None)

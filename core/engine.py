@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from . import checkpoints, logs, pools, records, specs
+from .caching import Caching
 from .calls import Call
 from .commands import (
     Ask,
@@ -147,6 +148,9 @@ class Engine:
             trouble=self._troubled,
             request=self._requested,
         )
+        self.caching = Caching(self)
+        self.scribe.also = self.caching.flush
+        self.machine.look_up = self.caching.offered
         self.specs = specs.SpecWriter(
             self.store,
             flow_name=info.flow_name,
@@ -278,6 +282,7 @@ class Engine:
                 self._slots("main", call.options.resources)
             key = self._key(call)
             number = self._number(key)
+            plan = self.caching.plan(call)
             spec, static = self.specs.write(call, self._tag_cap(call))
             node = Node(
                 number,
@@ -299,6 +304,8 @@ class Engine:
                 self.feeders[node] = self._feeder(node, call, context)
             self._own(node, call)
             self.scribe.index(records.opened_record(node))
+            if plan is not None:
+                self.caching.open(node, plan)
             self._put(lambda now: self.machine.add(node, chunk, now, self._known_so_far(node)))
         return node
 
@@ -324,10 +331,13 @@ class Engine:
         self.earlier.load(node.key)
 
     def _known_so_far(self, node: Node) -> list[Receipt]:
-        """What is committed of a map that another one feeds, of the items that were fed so far."""
+        """What is committed of a map that another one feeds, of the items that were fed so far.
+
+        Of a single call: what the cache has.
+        """
         source = _source_of(node)
         if self.earlier is None or source is node:
-            return []
+            return self.caching.called(node)
         return self.earlier.known(node.key, node.id, self._salted(node, source), 0)
 
     def _salted(self, node: Node, source: Node, first: int = 0) -> bytes:
@@ -356,6 +366,7 @@ class Engine:
             drop=self.info.intermediates == "drop",
             fuse=options.fuse,
             backups=options.backups,
+            cached=bool(options.cache_policy),
             tags=options.tags,
             pool="caller" if call.caller else "main",
             delay=delay_of(options, _jitter),
@@ -416,11 +427,16 @@ class Engine:
         return (*((n, "data") for n in sorted(data)), *((n, "wait_for") for n in sorted(order)))
 
     def _feeder(self, node: Node, call: Call, context: contextvars.Context) -> Feeder:
+        fed = 0
+
         def answer(
             columns: list[list[Any]], size: int, ended: bool, error: BaseException | None
         ) -> None:
+            nonlocal fed
             known: Callable[[int], list[Receipt]] = lambda _first: []  # noqa: E731
             try:
+                keys = self.caching.keys(node, columns, fed)
+                fed += len(columns[0]) if columns else 0
                 if call.key_fn is not None:
                     ids = key_ids([call.key_fn(*row) for row in zip(*columns, strict=True)])
                     columns = [*columns, split_ids(ids)]
@@ -433,7 +449,10 @@ class Engine:
                 told.__cause__ = broken
                 columns, ended, error = [], True, told
             else:
-                known = lambda first: self._known(node, ids, first)  # noqa: E731
+                known = lambda first: [  # noqa: E731
+                    *self._known(node, ids, first),
+                    *self.caching.fed(node, keys, first),
+                ]
             self._put(
                 lambda now: self.machine.fed(
                     node, columns, size, exhausted=ended, error=error, now=now, known=known
@@ -772,10 +791,11 @@ class Engine:
                     todo.extend(self._submit(flight))
                 case Feed(node, items, size):
                     most = _PULL_KNOWN if self.earlier and node.key in self.earlier else 0
-                    self.feeders[node].pull(max(items, most), size)
+                    self.feeders[node].pull(max(self.caching.pull(node, items), most), size)
                 case Ask(flight, request, grace):
                     self._ask(flight, request, grace)
-                case Committed(_node, receipt, _fresh):
+                case Committed(node, receipt, fresh):
+                    self.caching.committed(node, receipt, fresh)
                     if self.earlier is None or self.earlier.is_new(receipt):
                         self.scribe.index(records.receipt_record(receipt))
                 case Dropped(node, receipt):
@@ -798,9 +818,13 @@ class Engine:
             return self.machine.unpackable(flight, prepared, now)
         if isinstance(prepared, tuple):
             return self.machine.parked(flight, *prepared, now)
-        known = self._known_late(flight, prepared)
+        known = self._known_late(flight, prepared) or self.caching.late(flight, prepared)
         if known:
             return self.machine.adopted(flight, known, now)
+        broken = self.caching.errors(flight)
+        if broken:
+            failures = [self.dispatcher.failure(flight, *each) for each in broken]
+            return self.machine.unpackable(flight, failures, now)
         name = flight.nodes[0].options.pool
         try:
             self.pools[name].submit(prepared, self._report)

@@ -29,12 +29,15 @@ from uuid import UUID
 
 from .errors import FingerprintError
 from .identity import SIZE
-from .references import is_own_module
+from .references import imports_of, is_own_module, own_sources
 
 _LENGTH = struct.Struct("<Q")
 _FLOAT = struct.Struct("<d")
 _NAN = b"nan"
-_NO_CODE = frozenset({"__module__", "__qualname__", "__doc__", "__firstlineno__"})
+_NO_CODE = frozenset(
+    {"__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__", "_abc_impl"}
+)
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def fingerprint(value: Any) -> bytes:
@@ -155,7 +158,7 @@ def _own(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
 def _standard(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
     match value:
         case enum.Enum():
-            hasher.named("enum", value, value.name, put)
+            hasher.named("enum", value, (value.name, value.value), put)
         case datetime():
             zone = value.tzinfo
             moment = (value.replace(tzinfo=None).isoformat(), value.fold, _zone(zone, value))
@@ -165,7 +168,8 @@ def _standard(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool
         case date():
             hasher.named("date", value, value.isoformat(), put)
         case timedelta():
-            hasher.named("delta", value, (value.days, value.seconds, value.microseconds), put)
+            fine = (value.microseconds, getattr(value, "nanoseconds", 0))  # pandas has these, too
+            hasher.named("delta", value, (value.days, value.seconds, *fine), put)
         case Decimal():
             hasher.named("decimal", value, str(value), put)
         case Fraction():
@@ -176,6 +180,8 @@ def _standard(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool
             put(_tagged(b"path", str(value).encode("utf-8", "surrogateescape")))
         case types.ModuleType():
             put(_tagged(b"module", value.__name__.encode()))
+            if is_own_module(value.__name__):
+                _sources(hasher, (value.__name__,), put)
         case _:
             return False
     return True
@@ -191,6 +197,10 @@ def _zone(zone: tzinfo | None, moment: datetime | None = None) -> Any:
 def _records(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        cached = functools.cached_property  # not there before somebody asks for them
+        for name, more in getattr(value, "__dict__", {}).items():
+            if not isinstance(getattr(type(value), name, None), cached):
+                parts.setdefault(name, more)
         hasher.named("dataclass", value, parts, put)
     elif hasattr(type(value), "model_fields") and hasattr(value, "__pydantic_fields_set__"):
         extra = getattr(value, "__pydantic_extra__", None)
@@ -271,12 +281,20 @@ def _pandas(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
     frame = value.to_frame() if type(value).__name__ == "Series" else value
     put(_tagged(b"pandas", type(value).__name__.encode()))
     names = getattr(value, "name", None)
-    hasher.feed((names, list(frame.columns), [str(d) for d in frame.dtypes]), put)
-    hasher.feed((list(frame.index.names), str(frame.index.dtype)), put)
-    hasher.feed(frame.index.to_numpy(), put)
+    hasher.feed((names, list(frame.columns), list(frame.columns.names)), put)
+    hasher.feed(list(frame.index.names), put)
+    for level in range(frame.index.nlevels):
+        _pandas_column(hasher, frame.index.get_level_values(level), put)
     for place in range(frame.shape[1]):
-        hasher.feed(frame.iloc[:, place].to_numpy(), put)
+        _pandas_column(hasher, frame.iloc[:, place], put)
     return True
+
+
+def _pandas_column(hasher: _Hasher, column: Any, put: Callable[[bytes], None]) -> None:
+    hasher.feed(str(column.dtype), put)
+    if str(column.dtype) == "category":
+        hasher.feed((list(column.dtype.categories), column.dtype.ordered), put)
+    hasher.feed(column.to_numpy(), put)
 
 
 def _code(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
@@ -331,6 +349,46 @@ def _function(hasher: _Hasher, value: types.FunctionType, put: Callable[[bytes],
         if name in value.__globals__:
             put(_tagged(b"global", name.encode()))
             hasher.feed(value.__globals__[name], put)
+    _sources(hasher, _imported(value), put)
+
+
+def _imported(value: types.FunctionType) -> list[str]:
+    """Modules that a function's own import statements name."""
+    return sorted(set(imports_of(value)))
+
+
+def _sources(hasher: _Hasher, names: Iterable[str], put: Callable[[bytes], None]) -> None:
+    """The texts of the user's own modules, and of those that they import."""
+    for name, source in sorted(own_sources(names).items()):
+        hasher.feed((name, source.text), put)
+
+
+def source_parts(function: Callable[..., Any]) -> dict[str, bytes]:
+    """Fingerprints of a function's code and of all that it refers to, by what they are.
+
+    Raises
+    ------
+    FingerprintError
+        Names the part that has none.
+    """
+    if not isinstance(function, types.FunctionType) or not _is_own(function.__module__):
+        return {"source": fingerprint(function)}
+    code = function.__code__
+    parts: dict[str, Any] = {"source": (code, function.__defaults__, function.__kwdefaults__)}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        parts[f"closure variable {name!r}"] = _cell(cell)
+    for name in sorted(_names(code)):
+        if name in function.__globals__:
+            parts[f"global {name!r}"] = function.__globals__[name]
+    found: dict[str, bytes] = {}
+    for what, part in parts.items():
+        try:
+            found[what] = fingerprint(part)
+        except FingerprintError as error:
+            raise FingerprintError(f"{what}: {error}") from None
+    for name, source in sorted(own_sources(_imported(function)).items()):
+        found[f"module {name!r}"] = fingerprint(source.text)
+    return found
 
 
 def _cell(cell: Any) -> Any:
@@ -361,12 +419,28 @@ def _class(hasher: _Hasher, value: type, put: Callable[[bytes], None]) -> None:
     if not _is_own(value.__module__):
         return
     hasher.each(b"bases", value.__bases__, put)
+    if hasattr(value, "__pydantic_validator__"):
+        fields: Mapping[str, Any] = getattr(value, "model_fields", {})
+        for name, field in fields.items():
+            default = (field.default, field.default_factory)
+            hasher.feed((name, str(field.annotation), str(field.metadata), default), put)
     for name, member in sorted(vars(value).items()):
         inner = getattr(member, "__func__", member)
+        if isinstance(inner, property):
+            inner = (inner.fget, inner.fset, inner.fdel)
+        elif isinstance(inner, functools.cached_property):
+            inner = inner.func
         counts = isinstance(inner, (types.FunctionType, int, float, str, bytes, tuple))
-        if counts and name not in _NO_CODE:
-            put(_tagged(b"member", name.encode()))
-            hasher.feed(inner, put)
+        if name in _NO_CODE or isinstance(inner, _SLOTS) or (name[:2] == "__" and not counts):
+            continue
+        put(_tagged(b"member", name.encode()))
+        digest = hashlib.blake2b(digest_size=SIZE)
+        try:
+            hasher.feed(inner, digest.update)
+        except FingerprintError:  # a lock, a handle: no part of what the class does with its data
+            put(type(inner).__qualname__.encode())
+        else:
+            put(digest.digest())
 
 
 _HANDLERS: tuple[Callable[[_Hasher, Any, Callable[[bytes], None]], bool], ...] = (

@@ -204,6 +204,8 @@ class Part:
     rows: int
     checksum: int
     """CRC-32 of the whole object."""
+    run: str = ""
+    """Of a value that the cache gave: the run of the same store that holds it, whose paths these are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -820,6 +822,10 @@ class Store(Protocol):
 
         So a removal that dies half way leaves what is no run to anybody. Done again, it goes on.
         """
+        ...
+
+    def shared(self) -> RunStore:
+        """A prefix beside those of the runs, for what belongs to none (`core.cache_index`)."""
         ...
 
 

@@ -178,7 +178,7 @@ class ItemTable:
         return Positions(tuple(found))
 
     def complete(self, receipt: Receipt) -> Positions:
-        """Take a receipt in: its items that have not ended yet are COMPLETED by it.
+        """Take a receipt in: its items that have not ended yet are COMPLETED by it, or CACHED.
 
         The first commit wins: items with a value already, and ended ones, keep what they have.
         Returns the positions that this receipt completed.
@@ -190,7 +190,7 @@ class ItemTable:
             return fresh
         number = len(self.receipts)
         self.receipts.append(receipt)
-        self.move(fresh, ItemState.COMPLETED)
+        self.move(fresh, ItemState.CACHED if receipt.part.run else ItemState.COMPLETED)
         if len(fresh.runs) > _FEW_RUNS:
             self._receipt[indices(fresh)] = number
         else:

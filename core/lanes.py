@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .columns import Chunk
 from .commands import Command
-from .interfaces import Resources
+from .interfaces import Receipt, Resources
 from .nodes import Flight, Node, Parked
 
 
@@ -61,6 +61,8 @@ class Lanes:
         """Per pool the node that has a batch which must run, or runs, without any other."""
         self.stalled: set[Node] = set()
         """Nodes that are so far ahead of the maps they feed that these go first."""
+        self.look_up: Callable[[Node, Chunk], Sequence[Receipt]] = lambda _node, _chunk: ()
+        """Commits of earlier runs for items of a cached map that are ready to run."""
         self.numbers = itertools.count()
         self.ties = itertools.count()
 

@@ -196,8 +196,11 @@ class Machine(Returns):
         return self._done(now)
 
     def adopted(self, flight: Flight, known: Sequence[Receipt], now: float) -> list[Command]:
-        """A batch did not leave, for an earlier driver of the run has committed what it holds."""
+        """A batch did not leave: an earlier driver, or another run, has committed what it holds."""
+        items = flight.nodes[0].items
         for receipt in known:
+            if receipt.part.run:
+                items.move(items.select(receipt.positions, ItemState.RUNNING), ItemState.PENDING)
             self.receipt(receipt)
         self.close(flight)
         self.requeue(flight, Positions(()), Positions(()))

@@ -44,6 +44,8 @@ class NodeOptions:
     fuse: bool = True
     backups: bool = False
     """Items that are late may run twice."""
+    cached: bool = False
+    """Its items may have been computed by an earlier run: each is looked up before it is handed out."""
     tags: frozenset[str] = frozenset()
     pool: str = "main"
     """``"caller"``: runs in the thread that called."""

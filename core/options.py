@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast, get_args
 
+from .cache_policies import DEFAULT, NO_CACHE, CachePolicy
 from .calls import OnError, TaskOptions
 from .errors import ConfigurationError
 from .hooks import HOOKS, checked_hooks
@@ -40,10 +41,15 @@ class TaskKeywords(TypedDict, total=False):
     """Default: the function's docstring."""
     tags: Iterable[str]
     version: str | None
-    cache_policy: Any
-    cache_key_fn: Callable[..., str | None] | None
+    cache_policy: CachePolicy | None
+    """What makes a call the same as an earlier one, whose value it then has: ``headrace.INPUTS``,
+    ``TASK_SOURCE``, ``FLOW_PARAMETERS``, ``RUN_ID``, their sums, less parameters by name."""
+    cache_key_fn: Callable[[Any, dict[str, Any]], str | None] | None
+    """``(context, parameters) -> key``, on the driver, once per item; None: not cached."""
     cache_expiration: timedelta | None
+    """How long a value may be taken from the cache."""
     refresh_cache: bool
+    """Take nothing from the cache; what is computed takes the place of what is there."""
     task_run_name: str | Callable[..., str] | None
     retries: int
     """Further attempts after the task raised."""
@@ -298,8 +304,7 @@ def task_options(what: str, fn: Callable[..., Any], given: Mapping[str, Any]) ->
         fuse=checks.switch("fuse", True),
         backups=checks.switch("backups", False),
         task_run_name=_template(checks, "task_run_name"),
-        cache_policy=given.get("cache_policy"),
-        cache_key_fn=checks.function("cache_key_fn"),
+        cache_policy=_cache_policy(checks),
         cache_expiration=_duration(checks, "cache_expiration"),
         refresh_cache=bool(checks.switch("refresh_cache", None)),
         version=checks.text("version", None),
@@ -393,6 +398,27 @@ def _intermediates(checks: _Checks) -> Any:
     if value not in (None, *get_args(Intermediates)):
         raise checks.wrong("intermediates", " or ".join(map(repr, get_args(Intermediates))))
     return value
+
+
+def _cache_policy(checks: _Checks) -> CachePolicy:
+    policy, key_fn = checks.given.get("cache_policy"), checks.function("cache_key_fn")
+    if policy is not None and not isinstance(policy, CachePolicy):
+        raise checks.wrong("cache_policy", "a policy, such as headrace.INPUTS")
+    if key_fn is not None:
+        if policy:
+            raise ConfigurationError(
+                f"{checks.what}: cache_policy and cache_key_fn are both given; add them up: "
+                "cache_policy=... + CachePolicy.from_cache_key_fn(...)"
+            )
+        policy = CachePolicy.from_cache_key_fn(key_fn)
+    if policy is None:
+        policy = NO_CACHE if checks.given.get("cache_expiration") is None else DEFAULT
+    if policy and checks.given.get("persist_result") is False:
+        raise ConfigurationError(
+            f"{checks.what}: with persist_result=False there are no values to be cached; leave it or "
+            "cache_policy out"
+        )
+    return policy
 
 
 def _duration(checks: _Checks, name: str) -> timedelta | None:

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .identity import SIZE
-from .interfaces import Positions
+from .interfaces import Positions, RefColumn
 from .items import GOOD, indices
 
 if TYPE_CHECKING:
     from .nodes import Node
+
+
+def value_ids(column: RefColumn) -> bytes:
+    """Of each value of a column: 16 bytes of the partition that holds it, and of its place there."""
+    starts = [blake2b(part.path.encode() + b"\0", digest_size=SIZE) for part in column.parts]
+    found: list[bytes] = []
+    for number, index in zip(column.part, column.index, strict=True):
+        digest = starts[number].copy()
+        digest.update(int(index).to_bytes(8, "little"))
+        found.append(digest.digest())
+    return b"".join(found)
 
 
 def commit_of(node: Node, position: int | None) -> bytes:

@@ -23,7 +23,7 @@ def receipt_record(receipt: Receipt) -> dict[str, Any]:
         "node": receipt.node,
         "batch": receipt.batch,
         "attempt": receipt.attempt,
-        "part": [part.path, part.format, part.kind, part.bytes, part.rows, part.checksum],
+        "part": part_fields(part),
         "positions": _flat(receipt.positions),
         "rows": rows,
         "started": receipt.started,
@@ -32,6 +32,12 @@ def receipt_record(receipt: Receipt) -> dict[str, Any]:
         **({"places": list(receipt.places)} if receipt.places is not None else {}),
         **({"ids": b64encode(receipt.ids).decode()} if receipt.ids else {}),
     }
+
+
+def part_fields(part: Part) -> list[Any]:
+    """A partition's fields, as `Part` takes them."""
+    own = [part.path, part.format, part.kind, part.bytes, part.rows, part.checksum]
+    return [*own, part.run] if part.run else own
 
 
 def receipt_of(record: Mapping[str, Any]) -> Receipt:
@@ -55,8 +61,8 @@ def receipt_of(record: Mapping[str, Any]) -> Receipt:
 def manifest_record(manifest: Manifest) -> dict[str, Any]:
     """A manifest as JSON.
 
-    It names its receipts by path, for they are records of their own; those of an earlier driver whose
-    items stand elsewhere by now it holds whole.
+    It names its receipts by path, for they are records of their own; those whose items stand at other
+    positions than in their partition it holds whole.
     """
     return {
         "type": "manifest",
@@ -65,7 +71,7 @@ def manifest_record(manifest: Manifest) -> dict[str, Any]:
         "total": manifest.total,
         "lost": _flat(manifest.lost),
         "parts": [
-            receipt.part.path if receipt.places is None else receipt_record(receipt)
+            receipt_record(receipt) if is_moved(receipt) else receipt.part.path
             for receipt in manifest.receipts
         ],
         "winners": [_flat(won) for won in manifest.winners],
@@ -98,6 +104,11 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
         tuple(_runs(won) for won in record["winners"]),
         None if record["schema"] is None else b64decode(record["schema"]),
     )
+
+
+def is_moved(receipt: Receipt) -> bool:
+    """Its items are at other positions than the partition tells: others may stand for it, too."""
+    return receipt.places is not None or bool(receipt.part.run)
 
 
 def dropped_record(node: int, paths: Sequence[str]) -> dict[str, Any]:
@@ -135,15 +146,16 @@ def receipts_of(records: Sequence[Mapping[str, Any]], node: int) -> list[Receipt
 
 def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:
     """The receipts of a journal whose partitions were not dropped, in its order."""
-    found: dict[str, Receipt] = {}
+    found: dict[Any, Receipt] = {}
     dropped: set[str] = set()
     for record in records:
         if record["type"] == "receipt":
             receipt = receipt_of(record)
-            found[receipt.part.path] = receipt
+            moved = (receipt.node, receipt.positions) if is_moved(receipt) else None
+            found[receipt.part.path, moved] = receipt
         elif record["type"] == "dropped":
             dropped.update(record["parts"])
-    return [receipt for path, receipt in found.items() if path not in dropped]
+    return [r for r in found.values() if r.part.run or r.part.path not in dropped]
 
 
 def opened_record(node: Node) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import threading
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from itertools import islice
 from pathlib import Path
@@ -30,8 +30,13 @@ _files: dict[str, tuple[tuple[int, int], str, tuple[str, ...]]] = {}
 
 def own_modules(target: Any) -> dict[str, Source]:
     """The user's own modules that ``target`` needs, directly or through others, by name."""
+    return own_sources(_names_in(target))
+
+
+def own_sources(names: Iterable[str]) -> dict[str, Source]:
+    """Those of the named modules, and of all that they import, which are the user's own."""
     found: dict[str, Source] = {}
-    todo = list(_names_in(target))
+    todo = list(names)
     seen: set[str] = set()
     with _lock:
         while todo:
@@ -139,8 +144,7 @@ def _names_in(target: Any) -> set[str]:
         if isinstance(home, str):
             names.add(home)
         if isinstance(value, FunctionType):
-            for code in _codes(value.__code__):
-                names.update(_imports_of_code(code, value.__globals__.get("__package__") or ""))
+            names.update(imports_of(value))
         inner = getattr(value, "fn", None)
         if callable(inner):  # a task that another one calls
             todo.append(inner)
@@ -159,6 +163,12 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _codes(constant)
+
+
+def imports_of(function: FunctionType) -> Iterator[str]:
+    """Modules that the import statements in a function's body name."""
+    for code in _codes(function.__code__):
+        yield from _imports_of_code(code, function.__globals__.get("__package__") or "")
 
 
 def _imports_of_code(code: CodeType, package: str) -> Iterator[str]:

@@ -38,9 +38,10 @@ class Returns(Stragglers):
         fresh = node.items.complete(receipt)
         if not fresh.runs:
             return
-        node.bytes += receipt.part.bytes
-        node.busy_seconds += receipt.busy_seconds
-        node.lengths.add(len(receipt.positions), receipt.busy_seconds)
+        if not receipt.part.run:
+            node.bytes += receipt.part.bytes
+            node.busy_seconds += receipt.busy_seconds
+            node.lengths.add(len(receipt.positions), receipt.busy_seconds)
         self.out.append(Committed(node, receipt, fresh))
         self.touch(node)
         above, held = node.link, fresh
@@ -92,7 +93,16 @@ class Returns(Stragglers):
             self.grow_linked(consumer)
             ready = consumer.items.select(fresh, ItemState.PENDING)
             if ready.runs:
-                self.queue(consumer, Chunk(ready, [node.items.column(ready)]))
+                self.offer(consumer, Chunk(ready, [node.items.column(ready)]))
+
+    def offer(self, node: Node, chunk: Chunk) -> None:
+        """Items of a linked map are ready: those that the cache has need not run."""
+        if node.options.cached:
+            for receipt in self.look_up(node, chunk):
+                self.receipt(receipt)
+            chunk = chunk.only(node.items.select(chunk.positions, ItemState.PENDING))
+        if chunk.positions.runs:
+            self.queue(node, chunk)
 
     def catch_up(self, node: Node, link: Node) -> None:
         """A consumer was added late: take what its upstream has done so far."""
@@ -104,7 +114,7 @@ class Returns(Stragglers):
         done = node.items.select(link.items.where(*GOOD), ItemState.PENDING)
         kept = link.items.kept(done)
         if kept.runs:
-            self.queue(node, Chunk(kept, [link.items.column(kept)]))
+            self.offer(node, Chunk(kept, [link.items.column(kept)]))
         self.finish(node, without(done, kept), ItemState.SKIPPED, not_kept(link))
         self.upstream_bad(node, link, link.items.where(*BAD))
 

@@ -74,6 +74,8 @@ class Scribe(threading.Thread):
         self.journal: Journal | None = None
         self.heartbeat_seconds = heartbeat_seconds
         self.trouble, self.request = trouble, request
+        self.also: Callable[[], None] = lambda: None
+        """What is to be written whenever the journal would be."""
         self.driver = uuid4().hex
         self.inbox: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
         self.synced: list[threading.Event] = []
@@ -167,6 +169,8 @@ class Scribe(threading.Thread):
             open_ = self._gather()
             now = time.monotonic()
             last = self.settling or not open_
+            if now >= journal_due or last:
+                self.also()
             due = now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES
             if due and (self.records or self.given):
                 self._write_given()

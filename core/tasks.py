@@ -323,7 +323,9 @@ class Task(Decorated, Generic[P, R_co]):
 def _for_workers(given: Mapping[str, Any]) -> dict[str, Any]:
     """In a task that is pickled the driver's part is left behind: it does not run on workers."""
     driver = ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")
-    return {name: None for name in (*driver, "retry_condition_fn", "setup") if name in given}
+    caching = ("cache_policy", "cache_key_fn", "cache_expiration")
+    others = ("retry_condition_fn", "setup")
+    return {name: None for name in (*driver, *caching, *others) if name in given}
 
 
 def _restore(fn: Any, given: Any) -> Task[..., Any]:

@@ -122,6 +122,7 @@ class PartCache:
 
     def open(self, objects: Objects, part: Part, inline: bytes | None) -> OpenPart:
         """The opened part, from the cache, its inline bytes, or the store."""
+        objects = home_of(objects, part)
         found = self.get(objects, part)
         if found is not None:
             return found
@@ -137,11 +138,17 @@ class PartCache:
 
     def get(self, objects: Objects, part: Part) -> OpenPart | None:
         """The part, if it is open."""
+        key = _key(home_of(objects, part), part)
         with self._lock:
-            found = self._parts.get(_key(objects, part))
+            found = self._parts.get(key)
             if found is not None:
-                self._parts.move_to_end(_key(objects, part))
+                self._parts.move_to_end(key)
             return found
+
+
+def home_of(objects: Objects, part: Part) -> Objects:
+    """The objects of the run that holds a partition."""
+    return objects.other(part.run) if part.run else objects
 
 
 def _key(objects: Objects, part: Part) -> Any:

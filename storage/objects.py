@@ -38,6 +38,8 @@ class Objects(Protocol):
     """Objects below one root. Paths are relative and were checked by the caller."""
 
     location: Location
+    other: Callable[[str], Objects]
+    """The objects of another run of the store. Set by the store."""
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
         """Put bytes (or a buffer) whole."""

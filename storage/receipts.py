@@ -17,7 +17,7 @@ from ..core.interfaces import ObjectInfo, Part, Positions, Receipt
 from ..core.items import indices, runs_of
 from .damage import mark
 from .itemtables import ItemTable, unpack_items
-from .loading import OpenPart, PartCache
+from .loading import OpenPart, PartCache, home_of
 from .objects import Objects
 from .partitions import PartitionReader, path_checksum
 
@@ -74,8 +74,9 @@ def read_ids(
         opened = cache.get(objects, part)
         if opened is not None:
             return opened.items
-        where = objects.url_of(part.path)
-        source = part_source(objects, ObjectInfo(part.path, part.bytes, 0.0))
+        home = home_of(objects, part)
+        where = home.url_of(part.path)
+        source = part_source(home, ObjectInfo(part.path, part.bytes, 0.0))
         return unpack_items(PartitionReader(source, part.format, where).packed_items, where)
 
     return _each(objects, parts, ids)

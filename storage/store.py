@@ -137,6 +137,10 @@ class ArrowStore:
         """Ids of the runs that have a prefix here."""
         return [name for name in self.objects().folders() if _is_run_id(name)]
 
+    def shared(self) -> ArrowRunStore:
+        """A prefix beside those of the runs; its name is no run's."""
+        return ArrowRunStore(self, ".shared")
+
     def remove(self, run_id: str) -> int:
         """Delete a run's whole prefix, the header first; returns the bytes freed."""
         objects = self.run(run_id).objects
@@ -165,6 +169,7 @@ class ArrowStore:
             backoff = Backoff(total=self.patience)
             found = open_objects(location, self.storage_options, backoff)
             found.options = dict(self.storage_options)  # type: ignore[attr-defined]
+            found.other = self.objects
             if len(_opened) > 256:
                 _opened.clear()
             _opened[key] = found

@@ -192,6 +192,9 @@ class TableStore:
     def remove(self, run_id: str) -> int:
         return self.inner.remove(run_id)
 
+    def shared(self) -> ArrowRunStore:
+        return self.inner.shared()
+
 
 @dataclass(frozen=True)
 class TableRunStore(ArrowRunStore):

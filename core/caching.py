@@ -1,0 +1,314 @@
+"""What a run takes from the cache, and what it leaves in it.
+
+A node with a cache policy is opened when its task is called: the entries of its base are read then,
+by the calling thread. Keys are made where the arguments are at hand (by the feeder, at the call, or
+when the futures among them have ended), looked up by the engine's thread, and remembered until the
+commit of their item, which makes them entries. The scribe's thread puts these into the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cache_index import CacheTable, Line, base_folder, with_run, write_segment
+from .cache_keys import (
+    KeyContext,
+    KeyPart,
+    Keys,
+    argument_keys,
+    base_digest,
+    base_parts,
+    task_folder,
+)
+from .calls import Call, TaskRun
+from .columns import Chunk
+from .errors import StorageError
+from .futures import Future, MapFuture
+from .identity import NOBODY, SIZE
+from .interfaces import Batch, Positions, Receipt, RefColumn
+from .items import common, indices
+from .nodes import Flight, Node
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+_MOST_PULLED = 10_000
+_MOSTLY = 0.9
+_log = logging.getLogger("headrace")
+
+
+@dataclass(eq=False, slots=True)
+class Base:
+    """What calls with the same base share."""
+
+    task: str
+    digest: str
+    parts: list[KeyPart]
+    table: CacheTable
+
+    @property
+    def folder(self) -> str:
+        """Where its segments lie."""
+        return base_folder(self.task, self.digest)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first line of its segments."""
+        return {"task": self.task, "parts": [list(part) for part in self.parts]}
+
+
+@dataclass(eq=False, slots=True)
+class Plan:
+    """What is kept of a node with a cache policy."""
+
+    call: Call
+    base: Base
+    asked: bool = False
+    """Of a single call: it has been looked up."""
+    waiting: dict[int, tuple[bytes, dict[str, tuple[str, str]]]] = field(
+        default_factory=dict[int, Any]
+    )
+    """Position -> key and arguments of an item that is not in the cache."""
+    errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
+    most: int = 0
+    """Items to be pulled at once, as most of the last ones were in the cache."""
+
+
+class Caching:
+    """The cache as one run uses it. Methods say which thread calls them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.store = engine.info.store
+        self.plans: dict[Node, Plan] = {}
+        self.bases: dict[tuple[str, str], Base] = {}
+        self.sources: dict[int, tuple[Any, str, list[KeyPart]]] = {}
+        """Of functions of single calls: their base is made once per run, as their spec is."""
+        self.due: dict[str, tuple[dict[str, Any], list[str]]] = {}
+        """Folder -> first line and lines that are not in the store."""
+        self.lock = threading.Lock()
+
+    # ------------------------------------------------------------------- when a task is called
+
+    def plan(self, call: Call) -> Plan | None:
+        """Prepare a call; None where nothing is cached. The flow's thread.
+
+        Raises
+        ------
+        FingerprintError
+            The code, or a flow parameter, has no fingerprint.
+        """
+        if not call.options.cache_policy:
+            return None
+        task, parts = self._base(call)
+        key = task, base_digest(task, parts)
+        base = self.bases.get(key)
+        if base is None:
+            table = CacheTable.load(self.store, base_folder(*key))
+            base = self.bases.setdefault(key, Base(*key, parts, table))
+        return Plan(call, base)
+
+    def _base(self, call: Call) -> tuple[str, list[KeyPart]]:
+        function, policy = call.task.fn, call.options.cache_policy
+        if call.single and id(function) in self.sources:
+            known, task, parts = self.sources[id(function)]
+            if known == (function, policy):
+                return task, parts
+        task, parts = task_folder(function), base_parts(call, self.engine.info)
+        self.sources[id(function)] = ((function, policy), task, parts)
+        return task, parts
+
+    def open(self, node: Node, plan: Plan) -> None:
+        """A planned call has become a node. The flow's thread."""
+        self.plans[node] = plan
+        node.pinned = True  # later runs will want its values
+        self.engine.scribe.index(
+            {
+                "type": "cache",
+                "node": node.id,
+                "task": plan.base.task,
+                "base": plan.base.digest,
+                "refresh": plan.call.options.refresh_cache,
+            }
+        )
+
+    # --------------------------------------------------------------------------- keys
+
+    def keys(self, node: Node, columns: Sequence[Any], first: int) -> Keys | None:
+        """Keys of a map's items, from columns of arguments; None where nothing is cached. Any thread."""
+        plan = self.plans.get(node)
+        if plan is None or not columns:
+            return None
+        return self._keys(node, plan, columns, range(first, first + len(columns[0])))
+
+    def _keys(self, node: Node, plan: Plan, columns: Sequence[Any], at: Sequence[int]) -> Keys:
+        mapped = dict(zip(plan.call.mapped, columns, strict=True))
+        contexts: list[KeyContext] = []
+        if plan.call.options.cache_policy.key_fns:
+            contexts = self._contexts(node, plan.call, mapped, at)
+        return argument_keys(plan.base.digest, plan.call, mapped, contexts, len(at))
+
+    def _contexts(
+        self, node: Node, call: Call, mapped: Mapping[str, Any], at: Sequence[int]
+    ) -> list[KeyContext]:
+        """For the user's key functions: the values of futures take their places."""
+        static = {name: _value(value) for name, value in call.static.items()}
+        columns = {
+            name: self.engine.store.load(column) if isinstance(column, RefColumn) else column
+            for name, column in mapped.items()
+        }
+        options, run = call.options, self.engine.run_id
+        contexts: list[KeyContext] = []
+        for index, position in enumerate(at):
+            own = {name: _value(column[index]) for name, column in columns.items()}
+            name = options.name if call.single else f"{options.name}-{position}"
+            item = f"{run}/{node.key}/{position}"
+            task_run = TaskRun(item, name, options.name, run, position, 0, options.tags)
+            contexts.append(KeyContext(call.task, task_run, {**static, **own}))
+        return contexts
+
+    # ------------------------------------------------------------------------ look-ups
+    # By the engine's thread.
+
+    def fed(self, node: Node, keys: Keys | None, first: int) -> list[Receipt]:
+        """Commits of earlier runs for items that were just fed, from a position on."""
+        plan = self.plans.get(node)
+        if plan is None or keys is None:
+            return []
+        count = len(keys.packed) // SIZE
+        found = self._look(node, plan, keys, np.arange(first, first + count))
+        hits = sum(len(receipt.positions) for receipt in found)
+        plan.most = min(_MOST_PULLED, 4 * count) if hits >= _MOSTLY * count else 0
+        return found
+
+    def pull(self, node: Node, items: int) -> int:
+        """How many items to pull where so many are wanted: more, while most are in the cache."""
+        plan = self.plans.get(node)
+        return items if plan is None else max(items, plan.most)
+
+    def called(self, node: Node) -> list[Receipt]:
+        """The commit of an earlier run for a single call whose arguments hold no future."""
+        plan = self.plans.get(node)
+        if plan is None or not node.single or self.engine.dispatcher.dependencies(node):
+            return []
+        return self._single(node, plan)
+
+    def _single(self, node: Node, plan: Plan) -> list[Receipt]:
+        plan.asked = True
+        return self._look(node, plan, self._keys(node, plan, [], range(1)), np.zeros(1, np.int64))
+
+    def offered(self, node: Node, chunk: Chunk) -> list[Receipt]:
+        """Commits of earlier runs for items of a map whose inputs have just been committed."""
+        plan = self.plans.get(node)
+        if plan is None:
+            return []
+        where = indices(chunk.positions)
+        keys = self._keys(node, plan, chunk.columns, where.tolist())
+        return self._look(node, plan, keys, where)
+
+    def late(self, flight: Flight, batch: Batch) -> list[Receipt]:
+        """The same for what is about to leave and stood on futures, which have ended by now."""
+        node = flight.nodes[0]
+        plan = self.plans.get(node)
+        if plan is None or flight.attempts[0] > 1:
+            return []
+        if node.single:
+            return [] if plan.asked else self._single(node, plan)
+        if not batch.upstream:
+            return []
+        where = indices(flight.chunk.positions)
+        columns = flight.chunk.columns[: len(plan.call.mapped)]
+        return self._look(node, plan, self._keys(node, plan, columns, where.tolist()), where)
+
+    def errors(self, flight: Flight) -> list[tuple[int, Exception]]:
+        """Items of a flight that have no key, and why."""
+        plan = self.plans.get(flight.nodes[0])
+        if plan is None or not plan.errors:
+            return []
+        return [(p, plan.errors[p]) for p in flight.chunk.positions if p in plan.errors]
+
+    def _look(self, node: Node, plan: Plan, keys: Keys, positions: Any) -> list[Receipt]:
+        options, table = plan.call.options, plan.base.table
+        at: list[int] = positions.tolist()
+        plan.errors.update({at[index]: error for index, error in keys.errors.items()})
+        found: list[Receipt] = []
+        line = np.full(len(at), -1, np.int64)
+        if not options.refresh_cache and table.lines:
+            lifetime = options.cache_expiration
+            seconds = None if lifetime is None else lifetime.total_seconds()
+            line, place = table.find(keys.packed, time.time(), seconds)
+            found = table.receipts(node.id, positions, line, place)
+        for index in np.flatnonzero(line < 0).tolist():
+            key = keys.packed[index * SIZE : (index + 1) * SIZE]
+            if key != NOBODY:
+                plan.waiting[at[index]] = key, keys.arguments(index)
+        return found
+
+    # ----------------------------------------------------------------------- new entries
+
+    def committed(self, node: Node, receipt: Receipt, fresh: Positions) -> None:
+        """Values were committed: make entries of them. The engine's thread."""
+        plan = self.plans.get(node)
+        if plan is None or receipt.part.run:
+            return
+        own = indices(receipt.positions)
+        mine = indices(common(receipt.positions, fresh))
+        known = [(p, plan.waiting.pop(p)) for p in mine.tolist() if p in plan.waiting]
+        if not known:
+            return
+        at = np.searchsorted(own, [position for position, _ in known])
+        places = at if receipt.places is None else np.asarray(receipt.places)[at]
+        lifetime = plan.call.options.cache_expiration
+        line = Line(
+            part=with_run(receipt.part, self.engine.run_id),
+            rows=receipt.rows,
+            items=len(own),
+            started=receipt.started,
+            ended=receipt.ended,
+            expires=None if lifetime is None else receipt.ended + lifetime.total_seconds(),
+            places=places.tolist(),
+            keys=b"".join(key for _, (key, _arguments) in known),
+            arguments=_columns([arguments for _, (_key, arguments) in known]),
+        )
+        plan.base.table.add(line)
+        with self.lock:
+            _, lines = self.due.setdefault(plan.base.folder, (plan.base.head, []))
+            lines.append(line.to_json())
+
+    def flush(self) -> None:
+        """Put the new entries into the store. The scribe's thread.
+
+        What cannot be written costs later runs a computation, and nothing else.
+        """
+        with self.lock:
+            due, self.due = self.due, {}
+        for folder, (head, lines) in due.items():
+            try:
+                write_segment(self.store.shared(), folder, head, lines)
+            except StorageError as error:
+                _log.warning("%d commits are not in the cache: %s", len(lines), error)
+
+
+def _value(value: Any) -> Any:
+    return value.result() if isinstance(value, (Future, MapFuture)) else value
+
+
+def _columns(items: Sequence[Mapping[str, tuple[str, str]]]) -> dict[str, list[list[str]]]:
+    """Argument -> digests and texts: one for each item, or one where all are equal."""
+    found: dict[str, list[list[str]]] = {}
+    for name in items[0]:
+        pairs = [each[name] for each in items]
+        if all(digest == pairs[0][0] for digest, _ in pairs):
+            pairs = pairs[:1]
+        found[name] = [[digest for digest, _ in pairs], [text for _, text in pairs]]
+    return found
+
+
+Lookup = Callable[[Node, Chunk], Sequence[Receipt]]
