@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("running:replay", "Run one item of a run again, here."),
     "cancel": ("records:cancel", "Ask for a run's end."),
     "storage": ("storage:storage", "See what runs take in a store, and free it."),
+    "explain": ("explaining:explain", "Say why items were taken from the cache, or were not."),
     "example": ("running:example", "Run a flow that headrace brings along."),
     "executors": ("listing:executors", "Executors, and whether they can be used here."),
     "version": ("listing:version", "Versions of headrace and of what it works with."),

@@ -120,11 +120,9 @@ def read_base(shared: RunStore, folder: str) -> tuple[Mapping[str, Any], list[Li
     StorageError
         The folder cannot be listed.
     """
-    for _again in range(2):  # another driver may have put segments together meanwhile
-        paths = [info.path for info in shared.list(folder)]
-        texts = _each(paths, lambda path: _text_of(shared, path))
-        if None not in texts:
-            break
+    paths, texts = _texts(shared, folder)
+    if None in texts:  # another driver has put segments together meanwhile
+        paths, texts = _texts(shared, folder)
     head: Mapping[str, Any] = {}
     lines: list[Line] = []
     for path, text in zip(paths, texts, strict=True):
@@ -138,6 +136,11 @@ def read_base(shared: RunStore, folder: str) -> tuple[Mapping[str, Any], list[Li
                     _log.warning("%s/%s: a damaged line: %r", shared.url, path, error)
     lines.sort(key=lambda line: line.ended)
     return head, lines, paths
+
+
+def _texts(shared: RunStore, folder: str) -> tuple[list[str], list[str | None]]:
+    paths = [info.path for info in shared.list(folder)]
+    return paths, _each(paths, lambda path: _text_of(shared, path))
 
 
 def _text_of(shared: RunStore, path: str) -> str | None:
@@ -157,7 +160,9 @@ def _records(path: str, text: str) -> list[Any]:
     return records
 
 
-def write_segment(shared: RunStore, folder: str, head: Mapping[str, Any], lines: Iterable[str]) -> None:
+def write_segment(
+    shared: RunStore, folder: str, head: Mapping[str, Any], lines: Iterable[str]
+) -> None:
     """Put a segment.
 
     Raises
@@ -222,9 +227,7 @@ class CacheTable:
         self._added.append((pairs, len(self.lines), np.asarray(line.places, np.int64)))
         self.lines.append(line)
 
-    def find(
-        self, keys: bytes, now: float, lifetime: float | None
-    ) -> tuple[Numbers, Numbers]:
+    def find(self, keys: bytes, now: float, lifetime: float | None) -> tuple[Numbers, Numbers]:
         """For each key the line and the place in its partition, or -1.
 
         ``lifetime``: seconds for which a value may be taken, beside what its own entry says.

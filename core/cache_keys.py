@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -102,16 +102,22 @@ class Referred:
 # ------------------------------------------------------------------------------------- the base
 
 
-def task_folder(function: Callable[..., Any]) -> str:
+def task_folder(call: Call) -> str:
     """A task's identity as a plain name: its function's name, and a digest of where it is from.
 
-    Where that does not tell it from others (a lambda, a nested or interactive function), its code
-    counts as well.
+    Where that does not tell it from others (a lambda, a nested or interactive function), its code and
+    what it closes over count as well.
+
+    Raises
+    ------
+    FingerprintError
+        What it closes over has no fingerprint.
     """
+    function = call.task.fn
     name = getattr(function, "__qualname__", type(function).__qualname__)
     home = _home(getattr(function, "__module__", None) or "")
     known = isinstance(function, FunctionType) and home and "<" not in name
-    code = b"" if known else b"".join(source_parts(function).values())
+    code = b"" if known else b"".join(_sources(call, outside=False).values())
     digest = blake2b(f"{home}\0{name}\0".encode() + code, digest_size=8).hexdigest()
     return f"{_LABEL.sub('-', name).strip('-')[:48]}-{digest}"
 
@@ -124,9 +130,8 @@ def _home(module: str) -> str:
     spec = getattr(main, "__spec__", None)
     if spec is not None:
         return str(spec.name)
-    file = getattr(main, "__file__", None)
-    book = os.environ.get("JPY_SESSION_NAME") or getattr(main, "__vsc_ipynb_file__", None)
-    return Path(file or book).stem if file or book else ""
+    file = getattr(main, "__file__", None) or os.environ.get("JPY_SESSION_NAME")
+    return Path(file or getattr(main, "__vsc_ipynb_file__", "")).stem
 
 
 def base_parts(call: Call, info: RunInfo) -> list[KeyPart]:
@@ -140,10 +145,7 @@ def base_parts(call: Call, info: RunInfo) -> list[KeyPart]:
     policy, task = call.options.cache_policy, call.options.name
     parts = [_part("policy", repr(policy).encode(), repr(policy))]
     if "TASK_SOURCE" in policy.parts:
-        try:
-            sources = source_parts(call.task.fn)
-        except FingerprintError as error:
-            raise FingerprintError(f"task {task!r}, {error}") from None
+        sources = _sources(call, outside=True)
         parts += [KeyPart(f"code: {what}", d.hex(), d.hex()[:8]) for what, d in sources.items()]
     if "FLOW_PARAMETERS" in policy.parts:
         for name, value in sorted(info.parameters.items()):
@@ -156,6 +158,13 @@ def base_parts(call: Call, info: RunInfo) -> list[KeyPart]:
     if "RUN_ID" in policy.parts:
         parts.append(_part("run", info.id.bytes, str(info.id)))
     return parts
+
+
+def _sources(call: Call, *, outside: bool) -> dict[str, bytes]:
+    try:
+        return source_parts(call.task.fn, outside=outside)
+    except FingerprintError as error:
+        raise FingerprintError(f"task {call.options.name!r}, {error}") from None
 
 
 def _part(name: str, content: bytes, text: str) -> KeyPart:
@@ -216,7 +225,7 @@ def argument_keys(
     )
 
 
-def _hashed(start: Any, data: bytes, count: int, width: int, none: Set[int]) -> bytes:
+def _hashed(start: Any, data: bytes, count: int, width: int, none: Collection[int]) -> bytes:
     keys: list[bytes] = []
     for index in range(count):
         digest = start.copy()
@@ -227,7 +236,9 @@ def _hashed(start: Any, data: bytes, count: int, width: int, none: Set[int]) -> 
 
 def _digests(column: Any, where: str) -> tuple[Any, dict[int, Exception]]:
     """A column's digests as an array, and the errors of elements that have none, by index."""
-    packed = value_ids(column) if isinstance(column, RefColumn) else item_ids([column])
+    if isinstance(column, RefColumn):
+        return np.frombuffer(value_ids(column), np.uint8).reshape(-1, SIZE), {}
+    packed = item_ids([column])
     ids = np.frombuffer(packed, np.uint8).reshape(-1, SIZE)
     errors: dict[int, Exception] = {}
     for index in np.flatnonzero(~ids.any(axis=1)).tolist():
@@ -249,7 +260,9 @@ def function_texts(
     for index, context in enumerate(contexts):
         texts: list[Any] = []
         try:
-            texts = [fn(context, dict(context.parameters)) for fn in call.options.cache_policy.key_fns]
+            texts = [
+                fn(context, dict(context.parameters)) for fn in call.options.cache_policy.key_fns
+            ]
         except Exception as error:  # noqa: BLE001 - user code
             errors[index] = error
         wrong = [each for each in texts if each is not None and not isinstance(each, str)]

@@ -53,7 +53,9 @@ class CachePolicy:
 
     def __add__(self, other: CachePolicy) -> CachePolicy:
         if not isinstance(other, CachePolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"a cache policy can be added to another one, not to {other!r}")
+            raise ConfigurationError(
+                f"a cache policy can be added to another one, not to {other!r}"
+            )
         if self.inputs and other.inputs:
             without = self.without & other.without
         else:
@@ -73,7 +75,9 @@ class CachePolicy:
     def __repr__(self) -> str:
         named = [name for name in _NAMES if name in self.parts]
         named += [f"key by {getattr(fn, '__qualname__', repr(fn))}" for fn in self.key_fns]
-        return "".join([" + ".join(named) or "NO_CACHE", *(f" - {p!r}" for p in sorted(self.without))])
+        return "".join(
+            [" + ".join(named) or "NO_CACHE", *(f" - {p!r}" for p in sorted(self.without))]
+        )
 
 
 _NAMES = ("INPUTS", "TASK_SOURCE", "FLOW_PARAMETERS", "RUN_ID")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ from .cache_keys import (
     base_parts,
     task_folder,
 )
-from .calls import Call, TaskRun
+from .calls import Call, TaskOptions, TaskRun
 from .columns import Chunk
 from .errors import StorageError
+from .explaining import Explanation, explain
 from .futures import Future, MapFuture
 from .identity import NOBODY, SIZE
 from .interfaces import Batch, Positions, Receipt, RefColumn
@@ -121,13 +122,14 @@ class Caching:
             known, task, parts = self.sources[id(function)]
             if known == (function, policy):
                 return task, parts
-        task, parts = task_folder(function), base_parts(call, self.engine.info)
+        task, parts = task_folder(call), base_parts(call, self.engine.info)
         self.sources[id(function)] = ((function, policy), task, parts)
         return task, parts
 
     def open(self, node: Node, plan: Plan) -> None:
         """A planned call has become a node. The flow's thread."""
         self.plans[node] = plan
+        options = plan.call.options
         node.pinned = True  # later runs will want its values
         self.engine.scribe.index(
             {
@@ -135,7 +137,8 @@ class Caching:
                 "node": node.id,
                 "task": plan.base.task,
                 "base": plan.base.digest,
-                "refresh": plan.call.options.refresh_cache,
+                "refresh": options.refresh_cache,
+                "lifetime": _seconds(options),
             }
         )
 
@@ -241,9 +244,7 @@ class Caching:
         found: list[Receipt] = []
         line = np.full(len(at), -1, np.int64)
         if not options.refresh_cache and table.lines:
-            lifetime = options.cache_expiration
-            seconds = None if lifetime is None else lifetime.total_seconds()
-            line, place = table.find(keys.packed, time.time(), seconds)
+            line, place = table.find(keys.packed, time.time(), _seconds(options))
             found = table.receipts(node.id, positions, line, place)
         for index in np.flatnonzero(line < 0).tolist():
             key = keys.packed[index * SIZE : (index + 1) * SIZE]
@@ -265,14 +266,14 @@ class Caching:
             return
         at = np.searchsorted(own, [position for position, _ in known])
         places = at if receipt.places is None else np.asarray(receipt.places)[at]
-        lifetime = plan.call.options.cache_expiration
+        lifetime = _seconds(plan.call.options)
         line = Line(
             part=with_run(receipt.part, self.engine.run_id),
             rows=receipt.rows,
             items=len(own),
             started=receipt.started,
             ended=receipt.ended,
-            expires=None if lifetime is None else receipt.ended + lifetime.total_seconds(),
+            expires=None if lifetime is None else receipt.ended + lifetime,
             places=places.tolist(),
             keys=b"".join(key for _, (key, _arguments) in known),
             arguments=_columns([arguments for _, (_key, arguments) in known]),
@@ -281,6 +282,20 @@ class Caching:
         with self.lock:
             _, lines = self.due.setdefault(plan.base.folder, (plan.base.head, []))
             lines.append(line.to_json())
+
+    def explain(self, node: Node, position: int) -> Explanation:
+        """Why an item was taken from the cache, or not. Any thread; what is due has been written."""
+        plan = self.plans.get(node)
+        waiting = None if plan is None else plan.waiting.get(position)
+        return explain(
+            self.store,
+            self.engine.run_id,
+            node.id,
+            node.key,
+            position,
+            parts=() if plan is None else plan.base.parts,
+            arguments=None if waiting is None else waiting[1],
+        )
 
     def flush(self) -> None:
         """Put the new entries into the store. The scribe's thread.
@@ -296,6 +311,11 @@ class Caching:
                 _log.warning("%d commits are not in the cache: %s", len(lines), error)
 
 
+def _seconds(options: TaskOptions) -> float | None:
+    lifetime = options.cache_expiration
+    return None if lifetime is None else lifetime.total_seconds()
+
+
 def _value(value: Any) -> Any:
     return value.result() if isinstance(value, (Future, MapFuture)) else value
 
@@ -309,6 +329,3 @@ def _columns(items: Sequence[Mapping[str, tuple[str, str]]]) -> dict[str, list[l
             pairs = pairs[:1]
         found[name] = [[digest for digest, _ in pairs], [text for _, text in pairs]]
     return found
-
-
-Lookup = Callable[[Node, Chunk], Sequence[Receipt]]

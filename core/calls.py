@@ -15,6 +15,7 @@ from .cache_policies import NO_CACHE, CachePolicy
 from .interfaces import Isolation, Manifest, NodeView, Resources, RunView
 
 if TYPE_CHECKING:
+    from .explaining import Explanation
     from .graph import Graph
     from .nodes import Node
     from .states import State
@@ -163,6 +164,10 @@ class EngineAPI(Protocol):
 
         Columns: node, item, name, kind, exception, message, traceback, attempt, worker, input.
         """
+        ...
+
+    def explain(self, node: NodeHandle, position: int) -> Explanation:
+        """Why the item was taken from the cache, or not. The item has ended."""
         ...
 
     def cancel(

@@ -82,6 +82,7 @@ from .task_hooks import TaskHooks
 from .views import Views, failures_of, graph_of
 
 if TYPE_CHECKING:
+    from .explaining import Explanation
     from .graph import Graph
     from .runs import RunInfo
 
@@ -627,6 +628,11 @@ class Engine:
     def failures(self, node: Node | None = None) -> Any:
         """See `EngineAPI.failures`."""
         return failures_of(self, [node] if node is not None else list(self.nodes.values()))
+
+    def explain(self, node: Node, position: int) -> Explanation:
+        """See `EngineAPI.explain`."""
+        self.scribe.settle()
+        return self.caching.explain(node, position)
 
     def cancel(
         self,

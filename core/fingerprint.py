@@ -12,12 +12,14 @@ their defaults and closures, so that a comment changes nothing and an edited hel
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import functools
 import hashlib
 import struct
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, tzinfo
@@ -35,8 +37,16 @@ _LENGTH = struct.Struct("<Q")
 _FLOAT = struct.Struct("<d")
 _NAN = b"nan"
 _NO_CODE = frozenset(
-    {"__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__", "_abc_impl"}
+    {
+        "__module__",
+        "__qualname__",
+        "__doc__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "_abc_impl",
+    }
 )
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
@@ -192,6 +202,14 @@ def _zone(zone: tzinfo | None, moment: datetime | None = None) -> Any:
         return None
     key = getattr(zone, "key", None) or getattr(zone, "zone", None)
     return key if isinstance(key, str) else (str(zone), str(zone.utcoffset(moment)))
+
+
+def _locks(_hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
+    """All are alike: nothing can be computed from one."""
+    if not isinstance(value, _LOCKS):
+        return False
+    put(_tagged(b"lock", type(value).__name__.encode()))
+    return True
 
 
 def _records(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> bool:
@@ -363,8 +381,10 @@ def _sources(hasher: _Hasher, names: Iterable[str], put: Callable[[bytes], None]
         hasher.feed((name, source.text), put)
 
 
-def source_parts(function: Callable[..., Any]) -> dict[str, bytes]:
+def source_parts(function: Callable[..., Any], *, outside: bool = True) -> dict[str, bytes]:
     """Fingerprints of a function's code and of all that it refers to, by what they are.
+
+    Without ``outside``, of the function itself and of the variables that it closes over.
 
     Raises
     ------
@@ -378,7 +398,7 @@ def source_parts(function: Callable[..., Any]) -> dict[str, bytes]:
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         parts[f"closure variable {name!r}"] = _cell(cell)
     for name in sorted(_names(code)):
-        if name in function.__globals__:
+        if outside and name in function.__globals__:
             parts[f"global {name!r}"] = function.__globals__[name]
     found: dict[str, bytes] = {}
     for what, part in parts.items():
@@ -386,7 +406,7 @@ def source_parts(function: Callable[..., Any]) -> dict[str, bytes]:
             found[what] = fingerprint(part)
         except FingerprintError as error:
             raise FingerprintError(f"{what}: {error}") from None
-    for name, source in sorted(own_sources(_imported(function)).items()):
+    for name, source in sorted(own_sources(_imported(function) if outside else ()).items()):
         found[f"module {name!r}"] = fingerprint(source.text)
     return found
 
@@ -447,6 +467,7 @@ _HANDLERS: tuple[Callable[[_Hasher, Any, Callable[[bytes], None]], bool], ...] =
     _containers,
     _own,
     _standard,
+    _locks,
     _records,
     _arrays,
     _code,
@@ -458,7 +479,8 @@ def _reduced(hasher: _Hasher, value: Any, put: Callable[[bytes], None]) -> None:
     if isinstance(value, (types.GeneratorType, types.CoroutineType)) or hasattr(value, "__next__"):
         raise _none(value, "it is consumed when it is read")
     try:
-        how = value.__reduce_ex__(4)
+        reduce = copyreg.dispatch_table.get(type(value))
+        how: Any = value.__reduce_ex__(4) if reduce is None else reduce(value)
     except Exception as error:  # a user's class may raise anything
         raise _none(value, str(error)) from error
     if isinstance(how, str):
@@ -476,6 +498,6 @@ def _none(value: Any, why: str) -> FingerprintError:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     return FingerprintError(
         f"a {kind} has no fingerprint ({why}), so what is computed from it cannot be recognised. "
-        "Give its class a method __headrace_fingerprint__ that returns what tells it apart, pass "
-        "map(key=...), or use cache_policy=NO_CACHE."
+        "Give its class a method __headrace_fingerprint__ that returns what tells it apart, or the "
+        "task a cache_key_fn, or cache_policy=NO_CACHE."
     )

@@ -20,6 +20,7 @@ from .states import FINAL_TYPES, State, StateType, type_of_name
 
 if TYPE_CHECKING:
     from .calls import EngineAPI, NodeHandle
+    from .explaining import Explanation
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -118,6 +119,11 @@ class Future(Shown, Generic[R_co]):
         if not _wait(self.engine, self.done, timeout, self.task_run_id):
             raise TimeoutError(_LATE.format(self.task_run_id, timeout))
         return self.state.exception()
+
+    def explain(self) -> Explanation:
+        """Wait, and say why it was taken from the cache, or was not: which part of its key differs."""
+        self.wait()
+        return self.engine.explain(self.node, self.position)
 
     def cancel(self) -> bool:
         """Ask for its end; False if it has ended already. What runs is stopped where possible."""

@@ -14,6 +14,7 @@ from .shown import Shown
 from .states import State, StateType
 
 if TYPE_CHECKING:
+    from .explaining import Explanation
     from .graph import Graph
     from .interfaces import (
         BatchRecord,
@@ -160,26 +161,45 @@ class RecordedRun(Resumable, Shown):
                 return f"{other.key!r} item {position} is {cause.name}{told}"
         return ""
 
-    def _node(self, key: str) -> RecordedNode:
-        from .recorded_items import RecordedNode
+    def explain(self, node: str, position: int = 0) -> Explanation:
+        """Why an item was taken from the cache, or not: the first part of its key that differs.
 
+        Raises
+        ------
+        RunNotFoundError
+            The run has no such node.
+        StorageError
+            The run's storage cannot be read.
+        """
+        from .explaining import explain
+
+        return explain(self._store_of_run(), str(self.id), self._record(node).node, node, position)
+
+    def _record(self, key: str) -> NodeRecord:
         records = {record.key: record for record in self.nodes()}
         if key not in records:
             known = ", ".join(records) or "none"
             raise RunNotFoundError(f"run {self.name} has no node {key!r}; it has {known}")
-        node = RecordedNode(records[key], self._storage(), self._history, self._engine)
+        return records[key]
+
+    def _node(self, key: str) -> RecordedNode:
+        from .recorded_items import RecordedNode
+
+        node = RecordedNode(self._record(key), self._storage(), self._history, self._engine)
         if node.record.ended is not None:
             self._nodes[key] = node
         return node
 
     def _storage(self) -> RunStore:
+        return self._store_of_run().run(str(self.id))
+
+    def _store_of_run(self) -> Store:
         from .registry import open_store
         from .settings import get_settings
 
-        store = self._store
-        if store is None:
-            store = open_store(self.record().storage, get_settings().plain_storage_options())
-        return store.run(str(self.id))
+        if self._store is not None:
+            return self._store
+        return open_store(self.record().storage, get_settings().plain_storage_options())
 
     @overload
     def logs(self, level: int = 0, *, follow: Literal[False] = False) -> list[LogRecord]: ...

@@ -21,6 +21,7 @@ from .states import Pending, State
 from .waiting import in_thread
 
 if TYPE_CHECKING:
+    from .explaining import Explanation
     from .flows import Flow
     from .given import Given
     from .graph import Graph
@@ -212,6 +213,12 @@ class FlowRun(Resumable, Shown, Generic[R]):
 
         found = RecordedRun(self.info.history, self.id, self.info.store, self.engine)
         return found.item(node, position)
+
+    def explain(self, node: str, position: int = 0) -> Explanation:
+        """Why an item was taken from the cache, or not. See `RecordedRun.explain`."""
+        from .recorded import RecordedRun
+
+        return RecordedRun(self.info.history, self.id, self.info.store).explain(node, position)
 
     def failures(self) -> Any:
         """Failed items of all nodes as a ``pyarrow.Table``."""

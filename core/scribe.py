@@ -145,6 +145,7 @@ class Scribe(threading.Thread):
         """Bring the journal up to date; False if the run is another driver's by now."""
         self.settling = True
         self.sync()
+        self.settling = False
         return not self.lost
 
     def close(self) -> None:

@@ -130,6 +130,9 @@ class _Tracer:
     def failures(self, node: Any = None) -> Any:
         return self.placeholder(node or self.nodes[-1])
 
+    def explain(self, node: Any, position: int) -> Any:
+        raise RunError("no task runs while a graph is made")
+
     def cancel(self, node: Any = None, position: int | None = None, **_: Any) -> None:
         del node, position
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..core.errors import AlreadyExistsError, StorageError
@@ -35,6 +35,8 @@ class LocalObjects:
     With ``fsync`` an object, and its name, are on the disk when `write` returns, so that they outlive
     a loss of power; without, only the death of processes.
     """
+
+    other: Any
 
     def __init__(self, location: Location, *, fsync: bool = False) -> None:
         self.location = location

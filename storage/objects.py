@@ -127,6 +127,8 @@ def _open_objects(location: Location, options: Mapping[str, Any], backoff: Backo
 class FsspecObjects:
     """What the fsspec-backed ones share."""
 
+    other: Callable[[str], Objects]
+
     def __init__(self, location: Location, filesystem: Any) -> None:
         self.location = location
         self.filesystem = filesystem

@@ -7,7 +7,8 @@ import sys
 import headrace
 
 EXPECTED = {
-    "DaskExecutor", "Dataset", "Flow", "FlowRun", "Future", "InlineExecutor", "MapFuture",
+    "CachePolicy", "DEFAULT", "DaskExecutor", "Dataset", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE",
+    "RUN_ID", "TASK_SOURCE", "cache_policies", "Flow", "FlowRun", "Future", "InlineExecutor", "MapFuture",
     "ProcessesExecutor", "RayExecutor", "Resources", "State", "Task", "ThreadsExecutor",
     "__version__", "allow_failure", "as_completed", "attach", "context", "errors",
     "exponential_backoff", "flow", "get_run_context", "get_run_logger", "open_dataset", "quote",
