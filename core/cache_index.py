@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import NotFoundError, StorageError
+from .errors import ConfigurationError, NotFoundError, StorageError
 from .identity import SIZE
 from .interfaces import Part, Positions, Receipt, RunStore, Store
 from .items import runs_of
@@ -38,6 +38,8 @@ Numbers = npt.NDArray[np.int64]
 _log = logging.getLogger("headrace")
 _FOLDER = "cache"
 _FORMAT = 1
+_DAMAGED = "damaged/"
+"""Where readers mark a run's partitions."""
 _READERS = 16
 _MANY = 32
 """Segments of a base that are put together when they are read."""
@@ -84,20 +86,24 @@ class Line:
     @staticmethod
     def of(record: Mapping[str, Any]) -> Line:
         """Of a line's JSON."""
-        rows = record["rows"]
+        rows, expires = record["rows"], record["expires"]
+        places = np.asarray(record["places"], np.int64)
         line = Line(
             Part(*record["part"]),
             rows if isinstance(rows, int) else tuple(rows),
             record["items"],
-            record["started"],
-            record["ended"],
-            record["expires"],
-            record["places"],
+            float(record["started"]),
+            float(record["ended"]),
+            None if expires is None else float(expires),
+            places.tolist(),
             b64decode(record["keys"]),
             record["arguments"],
         )
-        if len(line.keys) != SIZE * len(line.places) or not line.part.run:
-            raise ValueError("keys and places differ in number")
+        fits = isinstance(line.rows, int) or len(line.rows) == line.items
+        if not len(places) or len(line.keys) != SIZE * len(places) or not fits or not line.part.run:
+            raise ValueError("its keys are not those of its places")
+        if not 0 <= places.min() <= places.max() < line.items:
+            raise ValueError("its places are not in its partition")
         return line
 
 
@@ -127,7 +133,7 @@ def read_base(shared: RunStore, folder: str) -> tuple[Mapping[str, Any], list[Li
     lines: list[Line] = []
     for path, text in zip(paths, texts, strict=True):
         records = _records(f"{shared.url}/{path}", text or "")
-        if records and records[0].get("format") == _FORMAT:
+        if records and isinstance(records[0], dict) and records[0].get("format") == _FORMAT:
             head = records[0]
             for record in records[1:]:
                 try:
@@ -176,7 +182,7 @@ def write_segment(
 
 
 def still_there(store: Store, lines: Sequence[Line]) -> list[Line]:
-    """Those whose partitions are listed, with all their bytes."""
+    """Those whose partitions are listed, with all their bytes, and no reader has found damaged."""
     folders = sorted({(line.part.run, line.part.path.rpartition("/")[0]) for line in lines})
     listed = _each(folders, lambda folder: store.run(folder[0]).list(folder[1] + "/"))
     sizes = {
@@ -184,6 +190,11 @@ def still_there(store: Store, lines: Sequence[Line]) -> list[Line]:
         for (run, _folder), infos in zip(folders, listed, strict=True)
         for info in infos
     }
+    runs = sorted({run for run, _folder in folders})
+    marks = _each(runs, lambda run: store.run(run).list(_DAMAGED))
+    for run, infos in zip(runs, marks, strict=True):
+        for info in infos:
+            sizes.pop((run, info.path.removeprefix(_DAMAGED)), None)
     return [each for each in lines if sizes.get((each.part.run, each.part.path)) == each.part.bytes]
 
 
@@ -214,7 +225,7 @@ class CacheTable:
             if len(paths) > _MANY:
                 write_segment(shared, folder, head, [line.to_json() for line in good])
                 shared.delete(paths)
-        except StorageError as error:
+        except (ConfigurationError, StorageError) as error:  # damaged lines may name odd paths
             _log.warning("the cache in %s is not used: %s", shared.url, error)
             return table
         for line in good:

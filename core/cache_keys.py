@@ -66,10 +66,10 @@ class Keys:
 
     packed: bytes
     """`SIZE` bytes each; zeros: none, that item is not cached."""
-    names: tuple[str, ...]
-    digests: tuple[Any, ...]
+    names: tuple[str, ...] = ()
+    digests: tuple[Any, ...] = ()
     """By argument: an array of digests, or one for all."""
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] = ()
     """By argument: the column, or a list of one."""
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
     """By index: why an item has no key."""

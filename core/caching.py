@@ -29,7 +29,7 @@ from .cache_keys import (
 )
 from .calls import Call, TaskOptions, TaskRun
 from .columns import Chunk
-from .errors import StorageError
+from .errors import HeadraceError, StorageError
 from .explaining import Explanation, explain
 from .futures import Future, MapFuture
 from .identity import NOBODY, SIZE
@@ -155,7 +155,10 @@ class Caching:
         mapped = dict(zip(plan.call.mapped, columns, strict=True))
         contexts: list[KeyContext] = []
         if plan.call.options.cache_policy.key_fns:
-            contexts = self._contexts(node, plan.call, mapped, at)
+            try:
+                contexts = self._contexts(node, plan.call, mapped, at)
+            except HeadraceError as error:  # a value that the user's function is to see is gone
+                return Keys(NOBODY * len(at), errors=dict.fromkeys(range(len(at)), error))
         return argument_keys(plan.base.digest, plan.call, mapped, contexts, len(at))
 
     def _contexts(
@@ -200,6 +203,9 @@ class Caching:
         """The commit of an earlier run for a single call whose arguments hold no future."""
         plan = self.plans.get(node)
         if plan is None or not node.single or self.engine.dispatcher.dependencies(node):
+            return []
+        earlier = self.engine.earlier
+        if earlier is not None and node.key in earlier:  # its own commit comes first, see `late`
             return []
         return self._single(node, plan)
 
@@ -270,7 +276,7 @@ class Caching:
         line = Line(
             part=with_run(receipt.part, self.engine.run_id),
             rows=receipt.rows,
-            items=len(own),
+            items=_items_in(receipt),
             started=receipt.started,
             ended=receipt.ended,
             expires=None if lifetime is None else receipt.ended + lifetime,
@@ -309,6 +315,15 @@ class Caching:
                 write_segment(self.store.shared(), folder, head, lines)
             except StorageError as error:
                 _log.warning("%d commits are not in the cache: %s", len(lines), error)
+
+
+def _items_in(receipt: Receipt) -> int:
+    """Items of the whole partition, of which the receipt may name some."""
+    if not isinstance(receipt.rows, int):
+        return len(receipt.rows)
+    if receipt.places is None:
+        return len(receipt.positions)
+    return receipt.part.rows // receipt.rows if receipt.rows else max(receipt.places) + 1
 
 
 def _seconds(options: TaskOptions) -> float | None:

@@ -38,8 +38,8 @@ class Objects(Protocol):
     """Objects below one root. Paths are relative and were checked by the caller."""
 
     location: Location
-    other: Callable[[str], Objects]
-    """The objects of another run of the store. Set by the store."""
+    other: Any
+    """(run id) -> the objects of another run of the store. Set by the store."""
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
         """Put bytes (or a buffer) whole."""
@@ -127,7 +127,7 @@ def _open_objects(location: Location, options: Mapping[str, Any], backoff: Backo
 class FsspecObjects:
     """What the fsspec-backed ones share."""
 
-    other: Callable[[str], Objects]
+    other: Any
 
     def __init__(self, location: Location, filesystem: Any) -> None:
         self.location = location
