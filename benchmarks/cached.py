@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--case", nargs=2, help="(one case, in this process)")
     arguments = parser.parse_args()
     if arguments.case:
-        measure(*arguments.case, arguments.executor, arguments.n)
+        kind, role = arguments.case
+        measure(kind, role, arguments.executor, arguments.n)
         return
     report.own_home()
     report.machine()

@@ -144,6 +144,9 @@ def base_parts(call: Call, info: RunInfo) -> list[KeyPart]:
     """
     policy, task = call.options.cache_policy, call.options.name
     parts = [_part("policy", repr(policy).encode(), repr(policy))]
+    if call.options.schema is not None:
+        schema = fingerprint(call.options.schema)
+        parts.append(KeyPart("schema", schema.hex(), " ".join(str(call.options.schema).split())))
     if "TASK_SOURCE" in policy.parts:
         sources = _sources(call, outside=True)
         parts += [KeyPart(f"code: {what}", d.hex(), d.hex()[:8]) for what, d in sources.items()]
