@@ -21,6 +21,7 @@ from .unifying import unified
 
 if TYPE_CHECKING:
     from .operations import Made
+    from .statistics import ColumnStatistics
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BINARY_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
@@ -245,38 +246,47 @@ class Dataset(Operations, Shown):
         rows: int | None = None,
         bytes: int | str | None = None,
         files: int | None = None,
+        by: str | None = None,
     ) -> list[Partition]:
         """Handles of parts of the data, to map over: small, picklable, read where they are used.
 
-        Large files are split where their format allows (Parquet at row groups), small ones are
-        packed together; order is kept.
+        Large files are split where their format allows (Parquet at row groups; CSV, JSON lines and
+        text at line ends, of CSV outside quotes), small ones are packed together; order is kept. Files
+        and row groups whose folder or footer says that the filter leaves nothing of them are left out.
 
         Parameters
         ----------
         rows, bytes, files
             Aim at this many rows, bytes (a number, or ``"64MB"``), or files each; one of them, by
             default 64 MiB. A unit that cannot be split may exceed it.
+        by
+            A partition per value of this column, in the order in which the values first appear. A
+            folder's name (``year=2026/``) must tell the value, or a footer that a row group has one.
 
         Raises
         ------
         ConfigurationError
-            More than one aim, or one that is not positive.
+            More than one aim, one that is not positive, or values that are not told.
         """
-        aims = [aim for aim in (rows, bytes, files) if aim is not None]
+        aims = [aim for aim in (rows, bytes, files, by) if aim is not None]
         if len(aims) > 1:
-            raise ConfigurationError("partitions() takes one of rows=, bytes= and files=")
+            raise ConfigurationError("partitions() takes one of rows=, bytes=, files= and by=")
         size = parse_bytes(bytes) if bytes is not None else DEFAULT_PARTITION_BYTES
         if any(isinstance(aim, int) and aim < 1 for aim in (rows, size, files)):
             raise ConfigurationError("partitions() takes positive numbers")
-        from .splitting import by_bytes, by_files, by_rows
+        from .splitting import by_files, by_rows, by_value, may_hold, packed, parts_of
 
-        if rows is not None:
-            groups = by_rows(self.pieces, rows)
+        scan = self.scan(None if by is None else [by])
+        pieces = may_hold(self.pieces, scan)
+        if by is not None:
+            groups = by_value(pieces, by, scan)
+        elif rows is not None:
+            groups = by_rows(pieces, rows)
         elif files is not None:
-            groups = by_files(self.pieces, files)
+            groups = by_files(pieces, files)
         else:
-            groups = by_bytes(self.pieces, size)
-        schema = self.full_schema
+            groups = packed(parts_of(pieces, size, scan), size)
+        schema = scan.schema
         return [
             Partition(group, schema=schema, columns=self._columns, filter=self._filter)
             for group in groups
@@ -354,6 +364,19 @@ class Partition(Dataset):
     def rows(self) -> int:
         """Rows before a filter."""
         return sum(p.count() if p.rows is None else p.rows for p in self.pieces)
+
+    @property
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        """Least and greatest value and nulls by column, before a filter; reads Parquet footers.
+
+        Columns of which a footer or folder tells nothing are left out.
+        """
+        from .scanning import FilePiece
+        from .statistics import of_piece, together
+
+        return together(
+            of_piece(p, p.footer()) if isinstance(p, FilePiece) else {} for p in self.pieces
+        )
 
     def __headrace_load__(self, annotation: Any) -> Any:
         """The rows in the form that the annotation asks for: a table where it asks for none."""

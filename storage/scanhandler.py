@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import fs
+
+from .cutting import Span, SpanFile
+
+if TYPE_CHECKING:
+    from .sources import Source
 
 
 class UncachedHandler(fs.FSSpecHandler):
@@ -36,6 +42,23 @@ class WholeHandler(fs.FSSpecHandler):
         if not files.isfile(path):
             raise FileNotFoundError(path)
         return pa.BufferReader(files.cat_file(path))
+
+    def open_input_stream(self, path: str) -> Any:
+        return self.open_input_file(path)
+
+
+class LinesHandler(fs.FSSpecHandler):
+    """Opens files of lines, which are read in order: CSV and JSON lines, or a range of such a file."""
+
+    def __init__(self, source: Source, span: Span | None) -> None:
+        super().__init__(source.filesystem)
+        self._source, self._span = source, span
+
+    def open_input_file(self, path: str) -> Any:
+        file = self._source.open_lines(path)
+        if self._span is not None:
+            file = io.BufferedReader(SpanFile(file, self._span), 1 << 20)
+        return pa.PythonFile(file, mode="r")
 
     def open_input_stream(self, path: str) -> Any:
         return self.open_input_file(path)

@@ -12,11 +12,15 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.csv import ParseOptions
+from pyarrow.fs import PyFileSystem
 
 from ..core.errors import ConfigurationError, HeadraceError
+from .cutting import Span, SpanFile, csv_spans, line_spans
 from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
+from .scanhandler import LinesHandler
 from .sources import Source
 
 TEXT_SCHEMA = pa.schema([("text", pa.string())])
@@ -29,7 +33,7 @@ FILES_SCHEMA = pa.schema(
         ("content", pa.large_binary()),
     ]
 )
-_BLOCK = 8 << 20
+_COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
 _TEXT_ROWS = 65536
 
 
@@ -39,7 +43,7 @@ def arrow_format(name: str) -> Any:
     makers: dict[str, Callable[[], Any]] = {
         "parquet": ds.ParquetFileFormat,
         "arrow": ds.IpcFileFormat,
-        "csv": ds.CsvFileFormat,
+        "csv": lambda: ds.CsvFileFormat(ParseOptions(newlines_in_values=True)),
         "jsonl": ds.JsonFileFormat,
     }
     return makers[name]()
@@ -47,7 +51,7 @@ def arrow_format(name: str) -> Any:
 
 @dataclass(frozen=True)
 class FilePiece:
-    """A file, or some row groups of a Parquet file."""
+    """A file, some row groups of a Parquet file, or some lines of a file of lines."""
 
     source: Source
     path: str
@@ -59,6 +63,7 @@ class FilePiece:
     groups: tuple[int, ...] | None = None
     rows: int | None = None
     group_bytes: int = 0
+    span: Span | None = None
     constants: tuple[tuple[str, Any], ...] = ()
     """Columns that the file's folder tells (``year=2026/``), as (name, `pyarrow.Scalar`)."""
 
@@ -68,12 +73,15 @@ class FilePiece:
 
     @property
     def bytes(self) -> int:
-        return self.group_bytes or self.size
+        return (
+            self.group_bytes or self.size if self.span is None else self.span.stop - self.span.first
+        )
 
     @property
     def fingerprint(self) -> str:
         groups = "" if self.groups is None else ",".join(map(str, self.groups))
-        return f"{self.name}:{self.size}:{self.stamp}:{self.format}:{groups}"
+        lines = "" if self.span is None else f":{self.span.first}-{self.span.stop}"
+        return f"{self.name}:{self.size}:{self.stamp}:{self.format}:{groups}{lines}"
 
     def fragment(self) -> Any:
         """Pyarrow's fragment; opens nothing."""
@@ -86,14 +94,19 @@ class FilePiece:
         ]
         if tests:
             options["partition_expression"] = reduce(and_, tests)
-        return arrow_format(self.format).make_fragment(self.path, self.source.arrow(), **options)
+        filesystem = self.source.arrow()
+        if self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
+            handler: Any = LinesHandler  # abstract, say the stubs
+            filesystem = PyFileSystem(handler(self.source, self.span))
+        return arrow_format(self.format).make_fragment(self.path, filesystem, **options)
 
     def schema(self) -> Any:
         if self.format == "text":
             return TEXT_SCHEMA
         if self.format == "files":
             return FILES_SCHEMA
-        own = self._guard(self._physical_schema)
+        whole = replace(self, span=None)  # CSV and JSON lines: types are guessed at their begin
+        own = self._guard(whole._physical_schema)
         for name, value in self.constants:
             own = own.append(pa.field(name, value.type))
         return own
@@ -104,32 +117,64 @@ class FilePiece:
     def count(self) -> int:
         if self.rows is not None:
             return self.rows
-        if self.format == "files":
-            return 1
         if self.format == "text":
             return sum(table.num_rows for table in self._texts())
         return int(self._guard(lambda: self.fragment().count_rows()))
 
-    def units(self) -> list[Piece]:
+    def units(self, scan: Scan | None = None) -> list[Piece]:
+        """As `Piece.units`; without row groups whose statistics rule out the scan's filter."""
         if self.format == "files":
             return [cast(Piece, replace(self, rows=1))]
         if self.format != "parquet" or self.groups is not None:
             return [cast(Piece, self)]
-        metadata = self._guard(self._footer)
-        if not metadata.num_row_groups:
+        return self._guard(lambda: self._row_groups(scan))
+
+    def _row_groups(self, scan: Scan | None) -> list[Piece]:
+        fragment = self.fragment()
+        if not fragment.num_row_groups:
             return [cast(Piece, replace(self, groups=(), rows=0))]
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        groups = fragment.row_groups
+        if scan is not None and scan.filter is not None:
+            parts = fragment.split_by_row_group(scan.filter, schema=scan.schema)
+            groups = [part.row_groups[0] for part in parts]
         return [
             cast(
                 Piece,
-                replace(self, groups=(i,), rows=g.num_rows, group_bytes=g.total_byte_size),
+                replace(self, groups=(g.id,), rows=g.num_rows, group_bytes=g.total_byte_size),
             )
-            for i, g in enumerate(groups)
+            for g in groups
         ]
+
+    def footer(self) -> Any:
+        """A Parquet file's metadata; of other formats None."""
+        return self._guard(self._footer) if self.format == "parquet" else None
 
     def _footer(self) -> Any:
         with self.source.arrow().open_input_file(self.path) as file:
             return pq.read_metadata(file)
+
+    def may_hold(self, scan: Scan) -> bool:
+        """Whether rows can fit the scan's filter, as far as the file's folder tells; reads nothing."""
+        if scan.filter is None or not self.constants:
+            return True
+        fragment = self.fragment()
+        alone = ds.FileSystemDataset([fragment], scan.schema, fragment.format, fragment.filesystem)
+        return any(True for _ in alone.get_fragments(scan.filter))
+
+    def spans(self, step: int) -> list[Piece]:
+        """Itself as ranges of whole lines of about ``step`` bytes, where its format has lines.
+
+        Reads around the borders, of CSV all. What is compressed stays whole.
+        """
+        lines = self.format in ("csv", "jsonl", "text") and self.span is None
+        if not lines or self.size <= step or self.path.lower().endswith(_COMPRESSED):
+            return [cast(Piece, self)]
+
+        def found() -> list[Span]:
+            with self.source.open_lines(self.path) as file:
+                return (csv_spans if self.format == "csv" else line_spans)(file, self.size, step)
+
+        return [cast(Piece, replace(self, span=span)) for span in self._guard(found)]
 
     def cut(self, first: int, rows: int) -> Piece | None:
         return None
@@ -191,9 +236,7 @@ class FilePiece:
 
     def _texts(self) -> Iterator[Any]:
         """Lines without their ends, as UTF-8; what is not UTF-8 is replaced."""
-        with self._guard(
-            lambda: self.source.filesystem.open(self.path, "rb", compression="infer")
-        ) as raw:
+        with self._guard(self._open_text) as raw:
             reader = io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=None)
             lines: list[str] = []
             for line in reader:
@@ -203,6 +246,11 @@ class FilePiece:
                     lines = []
             if lines:
                 yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
+
+    def _open_text(self) -> Any:
+        if self.span is None:
+            return self.source.filesystem.open(self.path, "rb", compression="infer")
+        return io.BufferedReader(SpanFile(self.source.open_lines(self.path), self.span), 1 << 20)
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         """Errors of readers and file systems, named by the file."""

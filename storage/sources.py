@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from .filesystems import open_filesystem, reveal
 from .locations import LOCAL, MEMORY, Location
 
+_AHEAD = 8 << 20
 _opened: dict[Any, Any] = {}
 
 
@@ -64,6 +66,14 @@ class Source:
         else:
             handler = fs.FSSpecHandler
         return fs.PyFileSystem(handler(self.filesystem))
+
+    def open_lines(self, path: str) -> Any:
+        """A file that is read from its begin to its end, or from somewhere on: fetched ahead."""
+        if self.local:
+            return open(path, "rb")
+        if self.location.scheme == MEMORY:  # whose file object all who open it share
+            return io.BytesIO(self.filesystem.cat_file(path))
+        return self.filesystem.open(path, "rb", cache_type="readahead", block_size=_AHEAD)
 
     def show(self, path: str) -> str:
         """A path of this file system as a URL without secrets."""

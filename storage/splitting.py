@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
-from .pieces import Piece
+from ..core.errors import ConfigurationError
+from .pieces import Piece, Scan
+from .scanning import FilePiece
+from .statistics import of_piece
 
 _READERS = 16
+_SMALL = 4
+"""A file of a fourth of a partition or less is packed by its stored size, unopened."""
 
 
 def units_of(pieces: Sequence[Piece]) -> list[Piece]:
     """All pieces in their smallest parts; footers are read side by side."""
+    return _side_by_side(lambda piece: piece.units(), pieces)
+
+
+def may_hold(pieces: Sequence[Piece], scan: Scan) -> list[Piece]:
+    """Those that can hold rows of the scan, as far as folders' names tell."""
+    return [p for p in pieces if not isinstance(p, FilePiece) or p.may_hold(scan)]
+
+
+def parts_of(pieces: Sequence[Piece], size: int, scan: Scan) -> list[Piece]:
+    """The pieces in parts of about ``size`` bytes, without row groups that the scan leaves out.
+
+    Files that are small beside ``size`` are not opened: a hundred thousand of them are but listed.
+    """
+
+    def apart(piece: Piece) -> list[Piece]:
+        if not isinstance(piece, FilePiece):
+            return piece.units()
+        if piece.bytes * _SMALL <= size:
+            return [cast(Piece, piece)]
+        return piece.units(scan) if piece.format == "parquet" else piece.spans(size)
+
+    return _side_by_side(apart, pieces)
+
+
+def _side_by_side(apart: Callable[[Piece], list[Piece]], pieces: Sequence[Piece]) -> list[Piece]:
     if len(pieces) > 4:
         with ThreadPoolExecutor(_READERS, "headrace-footers") as pool:
-            return [unit for units in pool.map(lambda p: p.units(), pieces) for unit in units]
-    return [unit for piece in pieces for unit in piece.units()]
+            return [part for parts in pool.map(apart, pieces) for part in parts]
+    return [part for piece in pieces for part in apart(piece)]
 
 
 def by_bytes(pieces: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
     """Groups of about ``size`` bytes."""
+    return packed(units_of(pieces), size)
+
+
+def packed(units: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
+    """Groups of about ``size`` bytes of units, of which those are cut that can be."""
     group: list[Piece] = []
     held = 0
-    for unit in units_of(pieces):
+    for unit in units:
         for part in _parts_of(unit, size):
             if group and held + part.bytes > size:
                 yield joined(group)
@@ -31,6 +67,41 @@ def by_bytes(pieces: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
             held += part.bytes
     if group:
         yield joined(group)
+
+
+def by_value(pieces: Sequence[Piece], column: str, scan: Scan) -> Iterator[list[Piece]]:
+    """Groups with one value of a column each, in the order in which the values first appear.
+
+    Raises
+    ------
+    ConfigurationError
+        A file or row group is not known to have one value only; says which.
+    """
+    groups: dict[Any, list[Piece]] = {}
+    for piece in pieces:
+        for value, part in _by_value(piece, column, scan):
+            groups.setdefault(value, []).append(part)
+    return map(joined, groups.values())
+
+
+def _by_value(piece: Piece, column: str, scan: Scan) -> Iterator[tuple[Any, Piece]]:
+    if isinstance(piece, FilePiece):
+        told = dict(piece.constants)
+        if column in told:
+            yield told[column].as_py(), piece
+            return
+        footer = piece.footer()
+        units = cast("list[FilePiece]", piece.units(scan))
+        found = [of_piece(unit, footer).get(column) for unit in units]
+        values = [value for value in found if value is not None and value.single]
+        if len(values) == len(units):
+            yield from ((v.min, cast(Piece, unit)) for v, unit in zip(values, units, strict=True))
+            return
+    raise ConfigurationError(
+        f"partitions(by={column!r}) wants files or row groups with one value each, told by a folder's "
+        f"name or a footer, and {piece.name} is not known to have one: use "
+        f"group_by({column!r}).map(...)"
+    )
 
 
 def _parts_of(unit: Piece, size: int) -> Iterator[Piece]:

@@ -1,0 +1,166 @@
+"""Files in parts: cut at lines and row groups, left out by filters, told apart by folders."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.core.errors import ConfigurationError
+from headrace.storage.cutting import SpanFile, csv_spans, line_spans
+from headrace.storage.datasets import Dataset, open_dataset
+from headrace.storage.statistics import ColumnStatistics
+from headrace.storage.store import ArrowStore
+
+CELLS = st.text(st.sampled_from('ab",\n\r '), max_size=6)
+
+
+def rows_of(dataset: Dataset, **aim: Any) -> tuple[int, list[Any]]:
+    parts = dataset.partitions(**aim)
+    tables = [part.__headrace_load__(None) for part in parts]
+    return len(parts), [row for table in tables for row in table.to_pylist()]
+
+
+# ----------------------------------------------------------------------------------------- lines
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=12), st.integers(1, 40), st.booleans())
+@settings(max_examples=150)
+def test_csv_is_cut_where_no_row_is(rows: list[tuple[str, str]], step: int, quoted: bool):
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+    writer.writerows([("one", "two"), *rows])
+    data = text.getvalue().encode()
+    spans = csv_spans(io.BytesIO(data), len(data), step)
+    assert [span.first for span in spans[1:]] == [span.stop for span in spans[:-1]]
+    assert (spans[0].first, spans[-1].stop) == (0, len(data))
+    read: list[Any] = []
+    for span in spans:
+        part = SpanFile(io.BytesIO(data), span).read().decode()
+        head, *found = csv.reader(io.StringIO(part, newline=""))
+        assert head == ["one", "two"]
+        read.extend(found)
+    assert read == [list(row) for row in rows]
+    if step == 1:
+        assert len(spans) == max(1, len(rows))
+
+
+@given(st.lists(st.text(st.sampled_from("ab\r"), max_size=5), max_size=20), st.integers(1, 30))
+def test_lines_are_cut_at_their_ends(lines: list[str], step: int):
+    data = "".join(line + "\n" for line in lines).encode()
+    spans = line_spans(io.BytesIO(data), len(data), step)
+    assert b"".join(SpanFile(io.BytesIO(data), span).read() for span in spans) == data
+    assert all(data[span.stop - 1 : span.stop] == b"\n" for span in spans if data)
+
+
+def test_a_file_of_lines_becomes_many_partitions(store: ArrowStore):
+    run = store.run("input")
+    values = [{"n": i, "t": f'say "{i}",\nthen go' if i % 3 else "plain"} for i in range(500)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["n", "t"])
+    writer.writeheader()
+    writer.writerows(values)
+    run.write("c/x.csv", text.getvalue().encode())
+    run.write("j/x.jsonl", "".join(json.dumps(row) + "\n" for row in values).encode())
+    run.write("t/x.txt", b"".join(b"%d\r\n" % i for i in range(500)))
+    run.write("z/x.jsonl.gz", gzip.compress(b'{"n": 1}\n' * 500))
+    for name, wanted in [
+        ("c", values),
+        ("j", values),
+        ("t", [{"text": str(i)} for i in range(500)]),
+    ]:
+        dataset = open_dataset(f"{run.url}/{name}", storage_options=store.storage_options)
+        count, rows = rows_of(dataset, bytes=800)
+        assert count == pytest.approx(dataset.bytes / 800, abs=3)
+        assert rows == dataset.to_table().to_pylist() == wanted
+        parts = dataset.partitions(bytes=800)
+        assert len({part.fingerprint for part in parts}) == count
+        assert parts[1].num_rows == parts[1].to_table().num_rows < 200
+        assert parts[-1].to_table(columns=[dataset.schema.names[0]]).num_columns == 1
+    packed = open_dataset(f"{run.url}/z", storage_options=store.storage_options)
+    assert rows_of(packed, bytes=10) == (1, [{"n": 1}] * 500)
+
+
+def test_types_are_those_of_the_whole_file(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("a,b\n" + "1.5,x\n" * 50 + "7,\n" * 50)
+    dataset = open_dataset(tmp_path / "x.csv")
+    last = dataset.partitions(bytes=60)[-1].to_table()
+    assert last.schema.equals(dataset.schema)
+    assert last.slice(0, 1).to_pydict() == {"a": [7.0], "b": [""]}
+
+
+def test_csv_that_only_a_parser_understands_stays_whole(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("a,b\n" + '5" pipe,x\n' * 100)
+    assert rows_of(open_dataset(tmp_path / "x.csv"), bytes=50) == (
+        1,
+        [{"a": '5" pipe', "b": "x"}] * 100,
+    )
+
+
+# ------------------------------------------------------------------------------ filters, statistics
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """year=2025 and year=2026, each two files of three row groups of ten rows."""
+    for year in (2025, 2026):
+        for month in (1, 2):
+            folder = tmp_path / f"year={year}" / f"month={month}"
+            folder.mkdir(parents=True)
+            first = (year - 2025) * 60 + (month - 1) * 30
+            table = pa.table({"n": range(first, first + 30), "day": [1] * 10 + [2] * 20})
+            pq.write_table(table, folder / "x.parquet", row_group_size=10)
+    return tmp_path
+
+
+def test_partitions_know_their_statistics(tree: Path):
+    part = open_dataset(tree).partitions(files=1)[3]
+    assert part.statistics == {
+        "n": ColumnStatistics(90, 119, 0),
+        "day": ColumnStatistics(1, 2, 0),
+        "year": ColumnStatistics("2026", "2026", 0),
+        "month": ColumnStatistics("2", "2", 0),
+    }
+    pq.write_table(
+        pa.table({"a": pa.array([None, None], pa.int8()), "b": [1, None], "c": [[1], [2]]}),
+        tree / "other.parquet",
+    )
+    both = open_dataset([tree / "other.parquet", tree / "other.parquet"]).partitions()[0]
+    assert both.statistics == {"a": ColumnStatistics(None, None, 4), "b": ColumnStatistics(1, 1, 2)}
+
+
+def test_what_a_filter_rules_out_is_no_partition(tree: Path):
+    def found(filter: Any, **aim: Any) -> list[list[int]]:
+        parts = open_dataset(tree, filter=filter).partitions(**aim)
+        return [part.to_table()["n"].to_pylist() for part in parts]
+
+    assert found(pc.field("n") >= 109, bytes=1) == [[109], list(range(110, 120))]
+    assert found([("year", "=", "2026"), ("n", "<", 61)], bytes=1) == [[60]]
+    for aim in ({"files": 1}, {"rows": 30}, {"by": "month"}):
+        assert found([("year", "=", "2026"), ("n", "<", 61)], **aim) == [[60], []]
+    assert found([("n", ">", 1000)], bytes=1) == []
+
+
+def test_partitions_by_the_values_of_a_column(tree: Path):
+    dataset = open_dataset(tree, columns=["n"])
+    months = dataset.partitions(by="month")
+    assert [part.statistics["month"].min for part in months] == ["1", "2"]
+    assert [part.to_table()["n"].to_pylist() for part in months] == [
+        [*range(30), *range(60, 90)],
+        [*range(30, 60), *range(90, 120)],
+    ]
+    assert [part.num_rows for part in dataset.partitions(by="day")] == [40, 80]
+    with pytest.raises(ConfigurationError, match=r"x\.parquet is not known.*group_by\('n'\)"):
+        dataset.partitions(by="n")
+    with pytest.raises(ConfigurationError, match="no column 'z'"):
+        dataset.partitions(by="z")
+    with pytest.raises(ConfigurationError, match="one of rows="):
+        dataset.partitions(by="day", files=1)
