@@ -1,8 +1,8 @@
 """A file system below headrace's retries that fails: before, while, or after the bytes land.
 
 ``faulty:///folder`` is a local folder through fsspec, with whole puts and puts if absent, as an object
-store has them. Where ``HEADRACE_TESTING_FAULTS`` is ``0.05:/notes``, one call in twenty fails as a
-dropped connection does, and a line of the file ``/notes`` says which. `install` makes it known to fsspec
+store has them. Where ``HEADRACE_TESTING_FAULTS`` is ``0.05:/notes``, and once there is such a file, one
+call in twenty fails as a dropped connection does, and a line of the file says which. `install` makes it known to fsspec
 by an entry point, in a folder for the ``PYTHONPATH`` of all processes. It stands alone, since it is
 loaded from there.
 """
@@ -99,7 +99,7 @@ class FaultyFileSystem(LocalFileSystem):
 def _fault(verb: str, path: Any) -> str:
     """When this call is to fail, if it is: noted, so that faults can be counted."""
     rate, _, notes = os.environ.get(VARIABLE, "0:").partition(":")
-    if random.random() >= float(rate):
+    if random.random() >= float(rate) or not os.path.exists(notes):
         return ""
     when = random.choice(("before", "during", "after")) if verb == "put" else "before"
     with open(notes, "ab", buffering=0) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dask_cluster import Cluster, until
 from listening import BODY, Heard, gone
 from standin import make_batch
 
@@ -19,65 +19,9 @@ from headrace.core.errors import ExecutorError, VersionMismatchError
 from headrace.core.interfaces import Isolation, Outcome, Resources
 from headrace.executors import wire
 from headrace.executors.dask import DaskExecutor
-from headrace.executors.launch import path_to_package
 
-PATH = path_to_package(str(Path(__file__).parent))
 # Dask leaves handles of processes that have ended to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-MODULES = {"scheduler": "distributed.cli.dask_scheduler", "worker": "distributed.cli.dask_worker"}
-
-
-class Cluster:
-    """A scheduler and workers as subprocesses."""
-
-    def __init__(self, folder):
-        self.folder, self.processes = folder, []
-        self.file = folder / "scheduler.json"
-        self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        until(lambda: self.file.exists() and self.file.read_text().endswith("}"))
-        import json
-
-        self.address = json.loads(self.file.read_text())["address"]
-
-    def start(self, kind, *arguments, **environment):
-        with open(self.folder / f"{kind}.log", "ab") as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    MODULES[kind],
-                    "--scheduler-file",
-                    str(self.file),
-                    *arguments,
-                ],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": PATH, **environment},
-            )
-        self.processes.append(process)
-        return process
-
-    def worker(self, *arguments, **environment):
-        return self.start(
-            *("worker", "--nthreads", "2", "--no-dashboard", "--memory-limit", "0"),
-            *("--local-directory", str(self.folder), *(arguments or ("--no-nanny",))),
-            **environment,
-        )
-
-    def close(self):
-        for process in reversed(self.processes):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            process.kill()
-            process.wait()
-
-
-def until(true, timeout=60):
-    deadline = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""Workers are lost while a flow runs on them: what is committed never starts again, and no item pays."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from dask_cluster import Cluster, until
+
+import headrace
+from headrace import flow, task, unmapped
+from headrace.core import pools
+from headrace.core.registry import close_histories
+from headrace.core.settings import settings_override
+from headrace.storage.failpoints import VARIABLE
+from headrace.testing import Tally
+
+# Dask leaves handles of processes that have ended to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+ITEMS = 60
+
+
+@task(infra_retries=0)
+def square(folder: Path, item: int) -> int:
+    Tally(folder).note(str(item))
+    time.sleep(0.02)
+    return item * item
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    points = tmp_path / "points"
+    points.mkdir()
+    monkeypatch.setenv(VARIABLE, str(points))
+    cluster = Cluster(tmp_path)
+    with settings_override(
+        history=f"sqlite:///{tmp_path}/history.db",
+        storage=str(tmp_path / "storage"),
+        flush_seconds=0.1,
+        display="none",
+    ):
+        yield cluster
+    pools.close_all()
+    close_histories()
+    cluster.close()
+
+
+class Losing:
+    """A flow that runs on a cluster, and what is known of it from outside."""
+
+    def __init__(self, cluster, folder):
+        self.folder, self.cluster = folder, cluster
+
+        @flow(executor=headrace.DaskExecutor(address=cluster.address))
+        def squares() -> list[int]:
+            return square.map(unmapped(folder / "starts"), range(ITEMS)).result()
+
+        self.run = squares.start()
+
+    def committed(self):
+        """Items that have a partition."""
+        store = self.run.info.store.run(str(self.run.id))
+        return {p for receipt in store.receipts(None) for p in receipt.positions}
+
+    def started(self, items):
+        """How often each of these items has started."""
+        tally = Tally(self.folder / "starts")
+        return {item: tally.count(str(item)) for item in items}
+
+    def busy(self):
+        """A worker that runs a child which is at work."""
+        notes = [Tally(self.folder / "starts").notes(str(item)) for item in range(ITEMS)]
+        last = max((note for each in notes for note in each), key=lambda note: note.time)
+        return psutil.Process(last.pid).parent()
+
+    def check(self, had):
+        assert self.run.result() == [item * item for item in range(ITEMS)]
+        assert had
+        assert self.started(had) == dict.fromkeys(had, 1)
+        outcomes = [b.outcome for b in self.run.info.history.batches(self.run.id)]
+        assert "lost" in outcomes or "killed" in outcomes
+        assert not self.run.info.history.items(self.run.id), "no attempt was charged"
+
+
+def kill(losing):
+    losing.busy().kill()
+
+
+def kill_with_its_nanny(losing):
+    worker = losing.busy()
+    nanny = worker.parent()
+    nanny.kill()
+    until(lambda: not worker.is_running())
+
+
+def retire(losing):
+    from distributed import Client
+
+    pid = losing.busy().pid
+    with Client(losing.cluster.address, set_as_default=False) as client:
+        pids = client.run(os.getpid)
+        client.retire_workers([next(w for w, p in pids.items() if p == pid)], close_workers=True)
+
+
+@pytest.mark.parametrize("lose", [kill, kill_with_its_nanny, retire])
+def test_a_worker_is_lost_with_all_that_it_held(cluster, tmp_path, lose):
+    nanny = "--nanny" if lose is kill_with_its_nanny else "--no-nanny"
+    for _ in range(2):
+        cluster.worker(nanny, threads=1)
+    losing = Losing(cluster, tmp_path)
+    until(lambda: len(losing.committed()) > 5)
+    had = losing.committed()
+    lose(losing)
+    losing.check(had)
+
+
+def test_a_worker_is_killed_between_the_end_of_a_batch_and_its_gathering(cluster, tmp_path):
+    point = tmp_path / "points" / "partition.after"
+    point.write_text("wait 3")
+    cluster.worker(threads=1)
+    losing = Losing(cluster, tmp_path)
+    passed = point.with_name("partition.after.passed")
+    until(lambda: passed.exists() and len(passed.read_text().split()) == 3)
+    had = losing.committed()
+    psutil.Process(int(passed.read_text().split()[-1])).parent().kill()
+    cluster.worker(threads=1)
+    losing.check(had)
