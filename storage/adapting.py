@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,7 +125,8 @@ def _as_table_source(value: Any, have: str) -> Any:
 def convert(source: Any, wanted: str) -> Any:
     """A table, a reader or a dataset in the wanted form.
 
-    A reader streams; the others are whole in memory.
+    A reader streams, and so does a `polars.LazyFrame` of a dataset, which reads the columns that its
+    query asks for; the others are whole in memory.
     """
     import pyarrow as pa
 
@@ -141,6 +142,8 @@ def convert(source: Any, wanted: str) -> Any:
         if isinstance(source, pa.RecordBatchReader):
             return source
         return pa.RecordBatchReader.from_stream(source)
+    if wanted == "lazy" and not isinstance(source, (pa.Table, pa.RecordBatchReader)):
+        return _lazy_polars(source)
     table = source
     if isinstance(source, pa.RecordBatchReader):
         table = source.read_all()
@@ -153,6 +156,28 @@ def _polars(table: Any) -> Any:
     import polars as pl
 
     return pl.from_arrow(table)
+
+
+def _lazy_polars(dataset: Any) -> Any:
+    import polars as pl
+    from polars.io.plugins import register_io_source
+
+    def batches(
+        columns: list[str] | None, predicate: Any, rows: int | None, _batch_rows: int | None
+    ) -> Iterator[Any]:
+        left = rows
+        for batch in dataset.iter_batches(columns=columns or None):
+            frame: Any = pl.from_arrow(batch)
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            if left is not None:
+                frame = frame.head(left)
+                left -= frame.height
+            yield frame
+            if left == 0:
+                return
+
+    return register_io_source(batches, schema=_polars(dataset.schema.empty_table()).schema)
 
 
 _FROM_TABLE: dict[str, Callable[[Any], Any]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,7 +107,9 @@ class Dataset(Operations, Shown):
             if self._find_schema is not None:
                 self._schema = self._find_schema()
             else:
-                self._schema = unified((piece.name, piece.schema()) for piece in self.pieces)
+                from .splitting import schemas_of
+
+                self._schema = unified(schemas_of(self.pieces))
         return self._schema
 
     def scan(self, columns: Sequence[str] | None = None, filter: Any = None) -> Scan:
@@ -179,16 +180,17 @@ class Dataset(Operations, Shown):
     def iter_batches(
         self, columns: Sequence[str] | None = None, filter: Any = None
     ) -> Iterator[Any]:
-        """Record batches in order, one file after the other."""
-        scan = self.scan(columns, filter)
-        for piece in self.pieces:
-            yield from piece.batches(scan)
+        """Record batches in order; files are read one after the other, small remote ones ahead."""
+        from .reading import batches_of
+
+        yield from batches_of(self.pieces, self.scan(columns, filter))
 
     def to_reader(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
         """A `pyarrow.RecordBatchReader` that streams."""
+        from .reading import batches_of
+
         scan = self.scan(columns, filter)
-        batches = itertools.chain.from_iterable(piece.batches(scan) for piece in self.pieces)
-        return pa.RecordBatchReader.from_batches(scan.result, batches)
+        return pa.RecordBatchReader.from_batches(scan.result, batches_of(self.pieces, scan))
 
     def to_table(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
         """All rows as a `pyarrow.Table`, in memory."""
@@ -391,6 +393,7 @@ def open_dataset(
     storage_options: Mapping[str, Any] | None = None,
     columns: Sequence[str] | None = None,
     filter: Any = None,
+    schema: Any = None,
 ) -> Dataset:
     """Open files as a dataset, in the order of their paths.
 
@@ -410,6 +413,9 @@ def open_dataset(
     filter
         Read the rows that fit: a `pyarrow.compute.Expression`, or a list of
         ``(column, operator, value)``.
+    schema
+        `pyarrow.Schema` of the rows: no file is asked for its own, columns that one lacks are null,
+        and folders' values (``year=2026/``) get their type; else they are text.
 
     Raises
     ------
@@ -420,8 +426,8 @@ def open_dataset(
     """
     from .opening import find_pieces
 
-    pieces = find_pieces(uri, format, storage_options or {})
-    return Dataset(pieces, columns=columns, filter=filter)
+    pieces = find_pieces(uri, format, storage_options or {}, schema)
+    return Dataset(pieces, schema=schema, columns=columns, filter=filter)
 
 
 def _rebuilt(cls: type[Dataset], pieces: Any, schema: Any, columns: Any, filter: Any) -> Dataset:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -38,28 +40,30 @@ _ENDINGS = {
 }
 _COMPRESSED = frozenset({".gz", ".bz2", ".zst", ".lz4", ".xz"})
 
+_LISTERS = 16
+_MOST_LISTINGS = 256
+"""With more folders than that, pages of a thousand objects are fewer requests than folders."""
+
 Uri = str | os.PathLike[str]
 
 
 def find_pieces(
-    uri: Uri | Sequence[Uri], format: str | None, options: Mapping[str, Any]
+    uri: Uri | Sequence[Uri], format: str | None, options: Mapping[str, Any], schema: Any
 ) -> list[Piece]:
     """The files of one or several locations. See `storage.datasets.open_dataset`."""
     if format is not None and format not in FORMATS:
         raise ConfigurationError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
     uris: Iterable[Uri] = [uri] if isinstance(uri, (str, os.PathLike)) else uri
-    return [piece for one in uris for piece in _pieces(one, format, options)]
+    return [piece for one in uris for piece in _pieces(one, format, options, schema)]
 
 
-def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any]) -> list[Piece]:
+def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: Any) -> list[Piece]:
     location = parse_location(uri)
     source = Source(location, dict(options))
     path = root_path(location, source)
     constants: Mapping[str, Constants] = {}
     for again in (True, True, False):
-        listed, folder = retrying(
-            lambda: _listed(source.filesystem, path), operation="list", url=location.url
-        )
+        listed, folder = retrying(lambda: _listed(source, path), operation="list", url=location.url)
         manifest = read_manifest(source, path) if folder else None
         constants = {} if manifest is None else _constants(manifest, path)
         missing = [name for name in constants if name not in listed]
@@ -78,8 +82,29 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any]) -> list[Pi
     for name, info in listed.items():
         own = format or _format_of(name, location.url)
         told = constants[name] if name in constants else _hive(name[len(path) :] if folder else "")
-        out.append(cast(Piece, _piece(source, name, info, own, told)))
+        out.append(cast(Piece, _piece(source, name, info, own, _typed(told, schema))))
     return out
+
+
+def _typed(constants: Constants, schema: Any) -> Constants:
+    """A folder's columns as a stated schema has them; those that it has not are left out.
+
+    Raises
+    ------
+    ConfigurationError
+        A folder's name is no value of the stated type.
+    """
+    import pyarrow as pa
+
+    if schema is None or not constants:
+        return constants
+    try:
+        return tuple((n, v.cast(schema.field(n).type)) for n, v in constants if n in schema.names)
+    except pa.ArrowException as error:
+        told = "/".join(f"{name}={value}" for name, value in constants)
+        raise ConfigurationError(
+            f"folder {told} does not fit the stated schema: {error}"
+        ) from error
 
 
 def root_path(location: Location, source: Source) -> str:
@@ -89,8 +114,9 @@ def root_path(location: Location, source: Source) -> str:
     return str(source.filesystem._strip_protocol(location.source)).rstrip("/")
 
 
-def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], bool]:
+def _listed(source: Source, path: str) -> tuple[dict[str, Any], bool]:
     """Files by name, and whether the path is a folder."""
+    filesystem = source.filesystem
     try:
         info = filesystem.info(path)
     except FileNotFoundError:
@@ -98,7 +124,7 @@ def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], bool]:
     if info is not None and info["type"] != "directory":
         return {str(info["name"]): info}, False
     if info is not None:
-        return _files(filesystem.find(path, detail=True)), True
+        return _files(_found(source, path)), True
     if any(character in path for character in "*?["):
         found = _files(filesystem.glob(path, detail=True))
         if not path.rpartition("/")[2].startswith("."):  # as a shell has it
@@ -107,6 +133,21 @@ def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], bool]:
             }
         return dict(sorted(found.items())), False
     return {}, False
+
+
+def _found(source: Source, path: str) -> dict[str, Any]:
+    """All below a folder; its own folders side by side where a listing's pages follow one another."""
+    filesystem = source.filesystem
+    paged = source.location.scheme in ("s3", "gs")
+    top: list[Any] = filesystem.ls(path, detail=True) if paged else []
+    folders = [str(info["name"]) for info in top if info["type"] == "directory"]
+    if not 1 < len(folders) <= _MOST_LISTINGS:
+        return filesystem.find(path, detail=True)
+    found = {n: info for info in top if (n := str(info["name"])).rstrip("/") != path}
+    with ThreadPoolExecutor(_LISTERS, "headrace-listings") as pool:
+        for more in pool.map(lambda folder: filesystem.find(folder, detail=True), folders):
+            found.update(more)
+    return found
 
 
 def _files(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,10 +166,10 @@ def _hidden(relative: str) -> bool:
 
 
 def _format_of(name: str, where: str) -> str:
-    endings = [ending.lower() for ending in PurePosixPath(name).suffixes]
-    if endings and endings[-1] in _COMPRESSED:
-        endings.pop()
-    found = _ENDINGS.get(endings[-1]) if endings else None
+    plain, ending = posixpath.splitext(name)
+    if ending.lower() in _COMPRESSED:
+        ending = posixpath.splitext(plain)[1]
+    found = _ENDINGS.get(ending.lower())
     if found is None:
         raise ConfigurationError(
             f"cannot tell the format of {PurePosixPath(name).name} in {where}: "

@@ -17,6 +17,7 @@ from pyarrow.fs import PyFileSystem
 
 from ..core.errors import ConfigurationError, HeadraceError
 from .cutting import Span, SpanFile, csv_spans, line_spans
+from .decoding import decoded, is_large
 from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
@@ -33,8 +34,11 @@ FILES_SCHEMA = pa.schema(
         ("content", pa.large_binary()),
     ]
 )
+FIXED_SCHEMAS = {"text": TEXT_SCHEMA, "files": FILES_SCHEMA}
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
 _TEXT_ROWS = 65536
+_LOOKED_AT = 1 << 20
+"""Row groups of smaller Parquet files are not looked at before they are read."""
 
 
 @lru_cache(maxsize=8)
@@ -94,17 +98,15 @@ class FilePiece:
         ]
         if tests:
             options["partition_expression"] = reduce(and_, tests)
-        filesystem = self.source.arrow()
+        filesystem = self.source.arrow(mapped=self.format == "arrow")
         if self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
             handler: Any = LinesHandler  # abstract, say the stubs
             filesystem = PyFileSystem(handler(self.source, self.span))
         return arrow_format(self.format).make_fragment(self.path, filesystem, **options)
 
     def schema(self) -> Any:
-        if self.format == "text":
-            return TEXT_SCHEMA
-        if self.format == "files":
-            return FILES_SCHEMA
+        if self.format in FIXED_SCHEMAS:
+            return FIXED_SCHEMAS[self.format]
         whole = replace(self, span=None)  # CSV and JSON lines: types are guessed at their begin
         own = self._guard(whole._physical_schema)
         for name, value in self.constants:
@@ -202,20 +204,29 @@ class FilePiece:
             return
         if self.groups == ():
             return
-        columns = None if scan.columns is None else list(scan.columns)
-        iterator = self._guard(
-            lambda: (
-                self.fragment()
-                .scanner(schema=scan.schema, columns=columns, filter=scan.filter)
-                .to_batches()
-            )
-        )
+        iterator = self._guard(lambda: self._scanned(scan))
         while True:
             batch = self._guard(lambda: next(iterator, None))
             if batch is None:
                 return
             if batch.num_rows:
                 yield batch.cast(scan.result) if batch.schema != scan.result else batch
+
+    def _scanned(self, scan: Scan) -> Iterator[Any]:
+        fragment = self.fragment()
+        if self.format == "parquet" and self.bytes > _LOOKED_AT and scan.columns != ():
+            kept = (
+                fragment
+                if scan.filter is None
+                else fragment.subset(scan.filter, schema=scan.schema)
+            )
+            if is_large(kept.row_groups):
+                file = self.source.arrow().open_input_file(self.path)
+                return decoded(file, kept.row_groups, scan, self.constants)
+        columns = None if scan.columns is None else list(scan.columns)
+        return fragment.scanner(
+            schema=scan.schema, columns=columns, filter=scan.filter
+        ).to_batches()
 
     def _whole(self, scan: Scan) -> Any:
         """A raw file as one row; its bytes are read only where they are wanted."""
@@ -326,7 +337,7 @@ def arrow_dataset(pieces: Sequence[Piece], scan: Scan, to_table: Callable[[], An
 
 
 def _fragment(piece: Piece) -> Any:
-    if isinstance(piece, FilePiece) and piece.format not in ("text", "files"):
+    if isinstance(piece, FilePiece) and piece.format not in FIXED_SCHEMAS:
         return piece.fragment()
     if isinstance(piece, PartPiece) and piece.whole:
         source = Source(piece.run.store.location, piece.run.store.storage_options)

@@ -49,12 +49,12 @@ class Source:
             _opened[key] = found
         return found
 
-    def arrow(self) -> Any:
-        """The same as a pyarrow file system."""
+    def arrow(self, *, mapped: bool = False) -> Any:
+        """The same as a pyarrow file system; one that maps local files into memory, where asked for."""
         from pyarrow import fs
 
         if self.local:
-            return fs.LocalFileSystem()
+            return fs.LocalFileSystem(use_mmap=mapped)
         if self.location.scheme in ("s3", "gs"):
             from .scanhandler import UncachedHandler
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ..core.errors import ConfigurationError
 from .pieces import Piece, Scan
-from .scanning import FilePiece
+from .scanning import FIXED_SCHEMAS, FilePiece
 from .statistics import of_piece
+
+T = TypeVar("T")
 
 _READERS = 16
 _SMALL = 4
@@ -18,7 +20,7 @@ _SMALL = 4
 
 def units_of(pieces: Sequence[Piece]) -> list[Piece]:
     """All pieces in their smallest parts; footers are read side by side."""
-    return _side_by_side(lambda piece: piece.units(), pieces)
+    return [unit for units in _side_by_side(lambda piece: piece.units(), pieces) for unit in units]
 
 
 def may_hold(pieces: Sequence[Piece], scan: Scan) -> list[Piece]:
@@ -35,18 +37,30 @@ def parts_of(pieces: Sequence[Piece], size: int, scan: Scan) -> list[Piece]:
     def apart(piece: Piece) -> list[Piece]:
         if not isinstance(piece, FilePiece):
             return piece.units()
-        if piece.bytes * _SMALL <= size:
-            return [cast(Piece, piece)]
         return piece.units(scan) if piece.format == "parquet" else piece.spans(size)
 
-    return _side_by_side(apart, pieces)
+    large = [piece for piece in pieces if piece.bytes * _SMALL > size]
+    parts = iter(_side_by_side(apart, large))
+    return [
+        part
+        for piece in pieces
+        for part in (next(parts) if piece.bytes * _SMALL > size else [piece])
+    ]
 
 
-def _side_by_side(apart: Callable[[Piece], list[Piece]], pieces: Sequence[Piece]) -> list[Piece]:
+def schemas_of(pieces: Sequence[Piece]) -> list[tuple[str, Any]]:
+    """Each piece's name and schema; footers are read side by side."""
+    asked = any(isinstance(p, FilePiece) and p.format not in FIXED_SCHEMAS for p in pieces)
+    schemas = _side_by_side(lambda p: p.schema(), pieces) if asked else [p.schema() for p in pieces]
+    return [(piece.name, schema) for piece, schema in zip(pieces, schemas, strict=True)]
+
+
+def _side_by_side(ask: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:
+    """What each piece answers, in order; files are asked by many threads."""
     if len(pieces) > 4:
         with ThreadPoolExecutor(_READERS, "headrace-footers") as pool:
-            return [part for parts in pool.map(apart, pieces) for part in parts]
-    return [part for piece in pieces for part in apart(piece)]
+            return list(pool.map(ask, pieces))
+    return [ask(piece) for piece in pieces]
 
 
 def by_bytes(pieces: Sequence[Piece], size: int) -> Iterator[list[Piece]]:

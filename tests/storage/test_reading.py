@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.core.errors import ConfigurationError
+from headrace.storage import decoding, scanning
 from headrace.storage.cutting import SpanFile, csv_spans, line_spans
 from headrace.storage.datasets import Dataset, open_dataset
 from headrace.storage.statistics import ColumnStatistics
@@ -164,3 +166,68 @@ def test_partitions_by_the_values_of_a_column(tree: Path):
         dataset.partitions(by="z")
     with pytest.raises(ConfigurationError, match="one of rows="):
         dataset.partitions(by="day", files=1)
+
+
+# ---------------------------------------------------------------------------- what streams, and ahead
+
+
+@pytest.fixture
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of a few rows are decoded as large ones are."""
+    monkeypatch.setattr(decoding, "_LARGE_ROWS", 9)
+    monkeypatch.setattr(decoding, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(scanning, "_LOOKED_AT", 0)
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_a_large_row_group_is_decoded_some_rows_at_a_time(tree: Path):
+    dataset = open_dataset(tree)
+    assert max(batch.num_rows for batch in dataset.iter_batches()) == 4
+    assert dataset.to_table()["n"].to_pylist() == list(range(120))
+    assert dataset.to_table()["year"].to_pylist() == ["2025"] * 60 + ["2026"] * 60
+    found = dataset.to_table(columns=["month", "day"], filter=pc.field("n") >= 109)
+    assert found.to_pydict() == {"month": ["2"] * 11, "day": [2] * 11}
+    wide = pa.schema([("n", pa.float64()), ("more", pa.string()), ("year", pa.int16())])
+    stated = open_dataset(tree, schema=wide, filter=[("year", "=", 2026)])
+    assert stated.schema.equals(wide)
+    assert stated.head(1).to_pylist() == [{"n": 60.0, "more": None, "year": 2026}]
+    assert open_dataset(tree, columns=[]).to_table().num_rows == 120
+    assert dataset.to_table(columns=["year"]).num_rows == 120
+
+
+def test_a_stated_schema_is_that_of_all_files(tree: Path):
+    (tree / "year=2027").mkdir()
+    (tree / "year=2027" / "bad.parquet").write_bytes(b"its footer is not read")
+    schema = pa.schema([("year", pa.int16()), ("n", pa.int64())])
+    dataset = open_dataset(tree, schema=schema, filter=[("year", "<", 2027)])
+    parts = dataset.partitions()
+    assert [len(part.files) for part in parts] == [4]
+    assert parts[0].to_table().slice(119).to_pylist() == [{"year": 2026, "n": 119}]
+    with pytest.raises(ConfigurationError, match=r"year=2025.* does not fit the stated schema"):
+        open_dataset(tree, schema=pa.schema([("year", pa.date32())]))
+
+
+def test_many_small_files_are_read_in_order(store: ArrowStore):
+    run = store.run("input")
+    for number in range(40):
+        run.write(f"d{number % 4}/{number:02d}.txt", b"%d" % number)
+    dataset = open_dataset(run.url, "files", storage_options=store.storage_options)
+    (part,) = dataset.partitions()
+    wanted = [b"%d" % n for k in range(4) for n in range(k, 40, 4)]
+    assert [bytes(row["content"]) for row in part.to_table().to_pylist()] == wanted
+    assert len(set(part.to_table(columns=["path"])["path"].to_pylist())) == 40
+    assert part.head(3)["content"].to_pylist() == wanted[:3]
+    if store.location.scheme in ("s3", "gs"):
+        etags = part.to_table(columns=["etag"])["etag"].to_pylist()
+        assert len(set(etags)) == 40 and min(map(len, etags)) > 5
+
+
+def test_a_lazy_frame_reads_what_its_query_asks_for(tree: Path):
+    lazy = open_dataset(tree).partitions()[0].__headrace_load__(pl.LazyFrame)
+    assert isinstance(lazy, pl.LazyFrame)
+    assert lazy.collect_schema().names() == ["n", "day", "year", "month"]
+    late = lazy.filter(pl.col("n") >= 109).select("day", pl.col("n") + 1)
+    assert late.collect().rows() == [(2, n + 1) for n in range(109, 120)]
+    assert late.collect(engine="streaming").height == 11
+    assert lazy.select(pl.len()).collect().item() == lazy.collect().height == 120
+    assert lazy.head(35).collect()["n"].to_list() == list(range(35))
