@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from . import checkpoints, logs, pools, records, specs
+from . import checkpoints, logs, orphans, pools, records, specs
 from .caching import Caching
 from .calls import Call
 from .commands import (
@@ -879,6 +879,8 @@ class Engine:
         self.disturbed = True
         flight = self.machine.flights.get(report.batch)
         receipts = list(report.receipts)
+        if report.end is not None and report.end.outcome is Outcome.LOST:
+            orphans.await_end(flight and flight.worker, lambda: bool(self.cancel_reason))
         try:
             for node in flight.nodes if flight is not None else ():
                 receipts += self.store.receipts(node.id, report.batch)

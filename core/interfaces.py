@@ -315,7 +315,7 @@ class Outcome(StrEnum):
     DIED = "died"
     """The child process died: see ``cause``; ``suspects`` had started and were not flushed."""
     LOST = "lost"
-    """The worker or node that held it is gone: nobody's fault."""
+    """The worker or node that held it is gone: nobody's fault. Its child may live `ORPHAN_SECONDS`."""
     DUPLICATE = "duplicate"
     """The engine ran it a second time; another execution holds the claim."""
     REFUSED = "refused"
@@ -338,6 +338,10 @@ class End:
     """cloudpickle of a typed `HeadraceError`, with REFUSED."""
     seconds: float = 0.0
     """Wall time of the batch on its worker, from its arguments' unpickling to its last commit."""
+
+
+ORPHAN_SECONDS = 5.0
+"""A child whose supervisor is gone ends within this time, its running item with it if need be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from uuid import UUID
 from .context import live_run
 from .errors import ConfigurationError, RunError, RunNotFoundError
 from .headers import read_header, read_launch, read_parameters
+from .orphans import lives
 from .resumable import Recompute
 from .states import State, StateType
 
@@ -202,16 +203,6 @@ def living_driver(record: RunRecord) -> str:
     if record.host == socket.gethostname():
         if record.pid == os.getpid():
             return f"process {record.pid}, this one" if live_run(str(record.id)) else ""
-        return f"process {record.pid}" if _exists(record.pid) else ""
+        return f"process {record.pid}" if lives(record.pid) else ""
     age = (datetime.now(UTC) - (record.heartbeat or record.created)).total_seconds()
     return f"process {record.pid} on {record.host}, last heard of {age:.0f} s ago"
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

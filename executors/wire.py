@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.interfaces import ORPHAN_SECONDS
+
 PROTOCOL = 1
 BODY = "headrace.core.worker:run_batch"
 _HEADER = struct.Struct("<Q")
@@ -61,7 +63,7 @@ class Setup:
     python_path: str | None = None
     """Value of ``PYTHONPATH`` that user code shall see; None: unset."""
     node: str = ""
-    grace_seconds: float = 5.0
+    grace_seconds: float = ORPHAN_SECONDS
     """How long the running item may go on when the supervisor has vanished."""
     body: str = field(default_factory=lambda: BODY)
     """``module:function`` that runs a batch."""

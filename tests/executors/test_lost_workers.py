@@ -128,3 +128,26 @@ def test_a_worker_is_killed_between_the_end_of_a_batch_and_its_gathering(cluster
     psutil.Process(int(passed.read_text().split()[-1])).parent().kill()
     cluster.worker(threads=1)
     losing.check(had)
+
+
+@task(infra_retries=0)
+def long(folder: Path, item: int) -> int:
+    Tally(folder).note(str(item))
+    time.sleep(2)
+    return item
+
+
+def test_what_a_lost_worker_s_child_ends_and_commits_is_taken_in(cluster, tmp_path):
+    cluster.worker("--no-nanny", threads=1)
+
+    @flow(executor=headrace.DaskExecutor(address=cluster.address))
+    def one() -> list[int]:
+        return long.map(unmapped(tmp_path / "starts"), [7]).result()
+
+    run = one.start()
+    until(lambda: Tally(tmp_path / "starts").count("7") == 1)
+    child = psutil.Process(Tally(tmp_path / "starts").notes("7")[0].pid)
+    child.parent().kill()
+    cluster.worker("--no-nanny", threads=1)
+    assert run.result() == [7]
+    assert Tally(tmp_path / "starts").count("7") == 1
