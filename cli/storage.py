@@ -119,16 +119,17 @@ def sweep(
     def alive(run_id: str) -> bool | None:
         return is_live(history, run_id)
 
-    found = housekeeping.survey(
-        store, alive=alive, now=time.time(), grace=grace, retention=retention
-    )
+    def found(runs: Sequence[str] | None = None) -> list[Finding]:
+        return housekeeping.survey(
+            store, alive=alive, now=time.time(), grace=grace, retention=retention, runs=runs
+        )
+
     removed: list[Finding] = []
-    for finding in found:
-        known = alive(finding.run)
-        if known:  # resumed since the survey
-            continue
+    for finding in found():
         if not dry_run:
-            if finding.reason is Reason.EXPIRED and known is not None:
+            if finding not in found([finding.run]):  # resumed, or touched otherwise, since then
+                continue
+            if finding.reason is Reason.EXPIRED and alive(finding.run) is not None:
                 delete_run(history, UUID(finding.run), store)
             else:
                 housekeeping.remove(store, finding)

@@ -81,9 +81,14 @@ def _cut_off(store: Store, run_id: str) -> int:
 
 
 def is_live(history: History, run_id: str) -> bool | None:
-    """Whether a run's driver seems to be alive; None: history does not know the run."""
+    """Whether a run's driver seems to be alive, or that of the run that called it and uses its values.
+
+    None: history does not know the run.
+    """
     try:
         record = history.run(UUID(run_id))
     except (ValueError, RunNotFoundError):
         return None
-    return bool(living_driver(record))
+    if living_driver(record):
+        return True
+    return record.parent is not None and bool(is_live(history, str(record.parent)))

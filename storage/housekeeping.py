@@ -17,6 +17,7 @@ from uuid import UUID
 
 from ..core.errors import NotFoundError, StorageError
 from ..core.interfaces import ObjectInfo, RunStore, Store
+from .objects import PROBE
 
 _logger = logging.getLogger("headrace.storage")
 _READERS = 16
@@ -139,6 +140,7 @@ def survey(
     now: float,
     grace: float,
     retention: float | None = None,
+    runs: Sequence[str] | None = None,
 ) -> list[Finding]:
     """What a sweep may remove, run by run. Removes nothing.
 
@@ -152,6 +154,9 @@ def survey(
         Seconds that everything stays at least after it was written.
     retention
         Seconds after its last sign of life that a run is kept; None: for ever.
+    runs
+        Only these; by default all. A large store takes a while, in which somebody may have resumed a
+        run: look again at each before its findings are removed.
 
     Raises
     ------
@@ -163,7 +168,8 @@ def survey(
         known = alive(run_id)
         return [] if known else list(_findings(store.run(run_id), known, now, grace, retention))
 
-    found: list[list[Finding]] = _each(of, [name for name in store.runs() if _is_uuid(name)])
+    names = store.runs() if runs is None else runs
+    found: list[list[Finding]] = _each(of, [name for name in names if _is_uuid(name)])
     return [each for findings in found for each in findings]
 
 
@@ -172,14 +178,20 @@ def _findings(
 ) -> Iterator[Finding]:
     infos, halves = run.list(""), run.unfinished()
     every = infos + halves
+    if not every:  # a folder that somebody has just made, perhaps
+        return
     age = now - _newest(every)
+    whole = all(_is_ours(info.path) for info in infos)
     known_here = known is not None or _header(run) is not None
     if not known_here:
-        if age >= grace and all(info.path.split("/")[0] in _OWN for info in infos):
+        if age >= grace and whole:
             yield _finding(run, Reason.UNKNOWN, every, whole=True)
         return
     if retention is not None and age >= max(retention, grace):
-        yield _finding(run, Reason.EXPIRED, every, whole=True)
+        if whole:
+            yield _finding(run, Reason.EXPIRED, every, whole=True)
+        else:
+            _logger.warning("%s is kept: it holds what is not headrace's", run.url)
         return
     limit = now - grace
     old = [info for info in halves if info.modified <= limit]
@@ -202,6 +214,10 @@ def _finding(
 ) -> Finding:
     paths = () if whole else tuple(info.path for info in infos)
     return Finding(run.run_id, reason, len(infos), sum(info.bytes for info in infos), paths)
+
+
+def _is_ours(path: str) -> bool:
+    return path.split("/", maxsplit=1)[0] in _OWN or path.startswith(PROBE)
 
 
 def _may_be_spare(path: str) -> bool:

@@ -65,6 +65,11 @@ def failing():
 
 
 @flow
+def outer():
+    return count()
+
+
+@flow
 async def later(n: int):
     return await inc.submit(n)
 

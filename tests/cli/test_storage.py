@@ -1,10 +1,14 @@
 """`headrace storage`: what runs take, and what a sweep removes."""
 
 import json
+import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from headrace.core.settings import forget_settings
+from headrace.storage import housekeeping
 
 
 @pytest.fixture
@@ -48,6 +52,34 @@ def test_sweep_says_what_goes_and_leaves_the_rest(project, headrace):
     assert headrace("storage", "sweep", "--grace", "0s").output.startswith("0 bytes freed")
     assert headrace("resume", "first").code == 0
     assert headrace("runs", "show", "first").code == 0
+
+
+def test_what_somebody_goes_on_with_during_the_survey_stays(project, headrace, monkeypatch):
+    headrace("run", "pipeline:count", "--name", "mine")
+    (folder,) = (project / "home" / "storage").iterdir()
+    survey = housekeeping.survey
+
+    def slow(*arguments, **more):
+        found = survey(*arguments, **more)
+        if more.get("runs") is None:
+            assert found
+            (folder / "specs" / "another").write_bytes(b"x")
+        return found
+
+    monkeypatch.setattr(housekeeping, "survey", slow)
+    said = headrace("storage", "sweep", "--grace", "0s", "--retention", "0s")
+    assert said.output.startswith("0 bytes freed")
+    assert (folder / "header.json").exists()
+
+
+def test_a_run_that_a_living_one_has_called_stays(project, headrace):
+    headrace("run", "pipeline:outer", "--name", "outer")
+    with closing(sqlite3.connect(project / "home" / "history.db")) as history, history:
+        history.execute("UPDATE runs SET state = 'Running', state_type = 'RUNNING', pid = ? "
+                        "WHERE name = 'outer'", (os.getppid(),))  # fmt: skip
+    said = headrace("storage", "sweep", "--grace", "0s", "--retention", "0s")
+    assert said.output.startswith("0 bytes freed")
+    assert len(list((project / "home" / "storage").iterdir())) == 2
 
 
 @pytest.mark.usefixtures("two_runs")

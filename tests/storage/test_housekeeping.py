@@ -180,3 +180,11 @@ def test_a_reader_sees_whole_partitions_or_none(run: ArrowRunStore):
     assert opened.table.num_rows == 10, "an open one stays readable"
     with pytest.raises(NotFoundError, match=written.part.path):
         run.objects.read(written.part.path)
+
+
+def test_what_is_not_ours_stays_at_any_age_and_so_does_a_folder_that_was_just_made(tmp_path: Path):
+    store = ArrowStore(tmp_path)
+    run = begun(store)
+    (tmp_path / run.run_id / "thesis.pdf").write_bytes(b"do not touch")
+    (tmp_path / str(uuid.uuid4())).mkdir()
+    assert not found(store, days=40, retention=30 * DAY)
