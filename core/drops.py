@@ -83,18 +83,25 @@ class Drops(Lanes):
         """Drop a partition if nothing needs an item of it any more."""
         if node.open_readers or (not node.consumers and not (node.ended and node.read_whole)):
             return
-        won = node.items.won(number)
-        if not len(won):
+        if not len(node.items.won(number)):
             return
+        together = _of_one_partition(node, number)
+        if any(self._feeds(node, each) for each in together):
+            return
+        receipt = node.items.receipts[number]
+        for each in together:
+            node.items.drop(each)
+            del node.feeds[each]
+        self.out.append(Dropped(node, receipt))
+
+    def _feeds(self, node: Node, number: int) -> int:
+        """How many items of a receipt are still needed."""
+        won = node.items.won(number)
         needed = np.zeros(len(won), dtype=bool)
         for consumer in node.consumers:
             needed |= ~self._used(consumer, won)
         node.feeds[number] = int(needed.sum())
-        if not node.feeds[number]:
-            receipt = node.items.receipts[number]
-            node.items.drop(number)
-            del node.feeds[number]
-            self.out.append(Dropped(node, receipt))
+        return node.feeds[number]
 
     def _used(self, node: Node, where: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Which items of a node will not take their input again.
@@ -113,3 +120,15 @@ class Drops(Lanes):
             for consumer in node.consumers:
                 used[passed] &= self._used(consumer, where[passed])
         return used
+
+
+def _of_one_partition(node: Node, number: int) -> list[int]:
+    """Numbers of the receipts of a receipt's partition, itself first.
+
+    There are several where its items have moved since an earlier driver made them.
+    """
+    receipts, own = node.items.receipts, node.items.receipts[number]
+    if own.places is None:
+        return [number]
+    others = [n for n, r in enumerate(receipts) if r.part.path == own.part.path and n != number]
+    return [number, *others]

@@ -67,6 +67,7 @@ class Earlier:
         """Take in what is committed; gives the paths of what cannot be used any more, by node."""
         keys: dict[int, str] = {}
         told: dict[str, Receipt] = {}
+        moved: set[str] = set()
         dropped: set[str] = set()
         driver = 0
         for record in records:
@@ -77,9 +78,7 @@ class Earlier:
                 keys[record["node"]] = record["key"]
                 self.numbers[record["key"]] = record["node"]
             elif record["type"] == "receipt":
-                receipt = receipt_of(record)
-                if not receipt.part.run:  # the cache is asked anew
-                    told[receipt.part.path] = receipt
+                _note(receipt_of(record), told, moved)
             elif record["type"] == "dropped":
                 for path in record["parts"]:
                     told.pop(path, None)
@@ -93,7 +92,7 @@ class Earlier:
                 _log.warning("%s/%s is %s: its items run again", self.store.url, path, bad[path])
                 unusable.setdefault(receipt.node, []).append(path)
                 continue
-            if path in told:
+            if path in told and path not in moved:
                 self.journaled.add(path)
             if key:
                 self._receipts.setdefault(key, []).append(receipt)
@@ -152,6 +151,17 @@ class Earlier:
     def is_new(self, receipt: Receipt) -> bool:
         """It belongs into this driver's journal."""
         return receipt.places is not None or receipt.part.path not in self.journaled
+
+
+def _note(receipt: Receipt, told: dict[str, Receipt], moved: set[str]) -> None:
+    """Take in a receipt of the journal."""
+    if receipt.part.run:
+        return  # the cache is asked anew
+    if receipt.places is None:
+        told[receipt.part.path] = receipt
+        moved.discard(receipt.part.path)
+    else:  # where some of its items stood for one driver: the partition itself tells of all
+        moved.add(receipt.part.path)
 
 
 def _as_pairs(ids: bytes) -> Any:

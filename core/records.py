@@ -87,7 +87,7 @@ def manifest_of(record: Mapping[str, Any], receipts: Iterable[Receipt]) -> Manif
     StorageError
         A receipt that it names is not among them.
     """
-    by_path = {receipt.part.path: receipt for receipt in receipts}
+    by_path = {receipt.part.path: receipt for receipt in receipts if not is_moved(receipt)}
     missing = [part for part in record["parts"] if isinstance(part, str) and part not in by_path]
     if missing:
         raise StorageError(
@@ -140,22 +140,37 @@ def given_in(records: Iterable[Mapping[str, Any]], node: int) -> dict[int, tuple
 def receipts_of(records: Sequence[Mapping[str, Any]], node: int) -> list[Receipt]:
     """A node's receipts by its last manifest; before there is one, all that were not dropped."""
     own = [receipt for receipt in receipts_in(records) if receipt.node == node]
-    manifests = [r for r in records if r["type"] == "manifest" and r["node"] == node]
-    return list(manifest_of(manifests[-1], own).receipts) if manifests else own
+    last = None
+    for record in records:
+        if record["type"] == "manifest" and record["node"] == node:
+            last = record
+        elif record["type"] == "opened" and record["node"] == node:
+            last = None  # another driver has begun it again
+    return own if last is None else list(manifest_of(last, own).receipts)
 
 
 def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:
-    """The receipts of a journal whose partitions were not dropped, in its order."""
-    found: dict[Any, Receipt] = {}
+    """The receipts of a journal whose partitions were not dropped: those of the last driver first.
+
+    In a later driver's run the items of a partition may stand elsewhere, in several receipts.
+    """
+    found: dict[tuple[int, str], tuple[int, list[Receipt]]] = {}
     dropped: set[str] = set()
+    driver = 0
     for record in records:
         if record["type"] == "receipt":
             receipt = receipt_of(record)
-            moved = (receipt.node, receipt.positions) if is_moved(receipt) else None
-            found[receipt.part.path, moved] = receipt
+            key = receipt.node, receipt.part.path
+            since, own = found.get(key, (driver, []))
+            if since != driver or not is_moved(receipt):
+                own = []
+            found[key] = driver, [*own, receipt]
         elif record["type"] == "dropped":
             dropped.update(record["parts"])
-    return [r for r in found.values() if r.part.run or r.part.path not in dropped]
+        elif record["type"] == "driver":
+            driver = record["generation"]
+    kept = sorted(found.values(), key=lambda each: -each[0])
+    return [r for _, own in kept for r in own if r.part.run or r.part.path not in dropped]
 
 
 def opened_record(node: Node) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run that did not complete goes on in the same process, and runs what is missing, once."""
 
 import inspect
+import random
 import secrets
 import threading
 from collections import Counter
@@ -131,6 +132,56 @@ def test_inputs_that_moved_are_known_again():
     available.remove("a")
     assert run.resume().result() == ["c", "b", "d", "x"]
     assert not starts
+
+
+def test_what_has_moved_in_pieces_is_known_to_the_next_driver_and_to_readers(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("headrace.core.engine._PULL_KNOWN", 50)
+    available[:] = [str(number) for number in range(400)] + ["x"]
+    broken.add("clean x")
+    run = listing.start()
+    run.wait()
+    random.Random(1).shuffle(available)
+    available[:0] = ["a", "b"]
+    for expected in ({"clean a": 1, "clean b": 1, "clean x": 1}, {"clean x": 1}):
+        starts.clear()
+        run = run.resume()
+        run.wait()
+        assert starts == expected
+        recorded = RecordedRun(run.info.history, run.id)
+        for position, value in enumerate(available):
+            item = recorded.item("clean-0", position)
+            assert item.state.is_completed() == (value != "x")
+            if value != "x":
+                assert item.output == value
+
+
+@flow(executor="threads", intermediates="drop")
+def used_later() -> list[str]:
+    loaded = load.map(available)
+    loaded.wait()
+    if broken:
+        raise ValueError("enough")
+    return clean.map(loaded).result()
+
+
+def test_what_has_moved_in_pieces_is_dropped_when_all_of_it_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("headrace.core.engine._PULL_KNOWN", 50)
+    available[:] = [str(number) for number in range(400)]
+    broken.add("used_later")
+    run = used_later.start()
+    run.wait()
+    broken.clear()
+    random.Random(1).shuffle(available)
+    assert run.resume().result() == available
+    store = run.info.store.run(str(run.id))
+    *told, _cleared = [r for r in store.journal().records() if r["type"] == "dropped"]
+    paths = [path for record in told for path in record["parts"]]
+    assert paths
+    assert len(paths) == len(set(paths))
 
 
 @flow(executor="threads")
