@@ -20,7 +20,7 @@ _MARKS = "damaged/"
 _READERS = 8
 _BLOCK = 8 << 20
 _NEWEST = 64 << 20
-"""So much of what was written last is always checked on a local disk."""
+"""So much of what was written last is always checked on a local disk, and the last one whole."""
 
 
 def mark(objects: Objects, part: Part) -> None:
@@ -57,9 +57,9 @@ def _newest(objects: Objects, parts: Sequence[Part]) -> Iterator[Part]:
     written = {info.path: info.modified for info in objects.list("data/")}
     budget = _NEWEST
     for part in sorted(parts, key=lambda part: -written.get(part.path, 0.0)):
-        budget -= part.bytes
-        if budget < 0:
+        if budget <= 0:
             return
+        budget -= part.bytes
         yield part
 
 

@@ -127,7 +127,12 @@ def test_without_a_reader_it_takes_verify(store_of: Callable[[str], Any]):
     assert 0 < starts["text"] < SIZE
 
 
-def test_the_newest_on_a_local_disk_are_always_looked_at(store_of: Callable[[str], Any]):
+@pytest.mark.parametrize("budget", [64 << 20, 1])
+def test_the_newest_on_a_local_disk_are_always_looked_at(
+    store_of: Callable[[str], Any], budget: int, monkeypatch: pytest.MonkeyPatch
+):
+    """The last one also where it is larger than what is read otherwise."""
+    monkeypatch.setattr("headrace.storage.damage._NEWEST", budget)
     run, kept, paths = done(store_of("local"))
     flip(kept, paths[0])
     assert run.resume().result() == EXPECTED
