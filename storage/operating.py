@@ -22,7 +22,7 @@ class Operations:
     The same rows in give the same rows out, in the same order, whatever the executor, the sizes of
     batches and of partitions. A worker holds a few times ``partition_bytes`` (a number, or
     ``"128MB"``), which is what a partition of the result aims at. Dictionary-encoded columns come
-    back decoded.
+    back decoded, and views of texts and bytes as large texts and bytes.
     """
 
     def run_operation(self, name: str, *arguments: Any, partition_bytes: int | str) -> Any:

@@ -48,6 +48,10 @@ class Order:
                 )
         order = cls(names, down)
         try:
+            for name in names:  # of several keys no types are looked at where there are no rows
+                cls((name,), (False,)).indices(
+                    pa.table({name: pa.nulls(1, schema.field(name).type)})
+                )
             order.indices(schema.empty_table())
         except pa.ArrowException as error:
             raise ConfigurationError(f"cannot sort by {', '.join(names)}: {error}") from error

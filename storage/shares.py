@@ -118,13 +118,20 @@ def with_places(groups: Iterator[list[Piece]] | Sequence[list[Piece]], scan: Sca
 
 
 def plain_schema(schema: Any) -> Any:
-    """The schema without dictionaries: a file holds one per column, and rows come from many files."""
+    """The schema without dictionaries and views.
+
+    A file holds one dictionary per column, and rows come from many files; views cannot be taken from.
+    """
     return pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
 
 
 def _plain(kind: Any) -> Any:
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
     if pa.types.is_struct(kind):
         return pa.struct([f.with_type(_plain(f.type)) for f in kind.fields])
     for test, make in (

@@ -448,11 +448,26 @@ def test_dictionaries_are_decoded_and_empty_datasets_keep_their_schema(local_run
         assert made.to_table().equals(found.slice(0, 0))
 
 
+def test_views_as_polars_writes_them_go_through(tmp_path: Path):
+    table = pa.table(
+        {"word": pa.array(["b", None, "a", "b" * 40], pa.string_view()), "n": range(4)}
+    )
+    for number in range(2):
+        with pa.ipc.new_file(str(tmp_path / f"{number}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    dataset = open_dataset(str(tmp_path / "*.arrow"))
+    assert dataset.sort("word").to_table()["n"].to_pylist() == [2, 2, 0, 0, 3, 3, 1, 1]
+    assert sorted(dataset.distinct().to_table()["n"].to_pylist()) == [0, 1, 2, 3]
+    assert dataset.shuffle(1).to_table().num_rows == 8
+    assert dataset.compact().to_table()["word"].to_pylist() == table["word"].to_pylist() * 2
+
+
 def test_what_cannot_be_is_told(local_run: ArrowRunStore):
     dataset = local_run.dataset(commit(local_run, [data(10)]))
     wrong: list[tuple[Callable[[], Any], str]] = [
         (lambda: dataset.sort("none"), "none"),
         (lambda: dataset.sort("list"), "cannot sort by list"),
+        (lambda: dataset.sort(["row", "list"]), "cannot sort by row, list"),
         (lambda: dataset.sort([]), "takes columns"),
         (lambda: dataset.sort(["key", "row"], [True]), "for each"),
         (lambda: dataset.distinct("none"), "no column 'none'"),
