@@ -60,7 +60,7 @@ def parse_location(url: str | os.PathLike[str]) -> Location:
     if scheme == LOCAL:
         return _local(_file_url_path(text))
     if ".." in rest.split("/"):
-        raise ConfigurationError(f"a storage URL may not contain '..': {_without_secrets(text)}")
+        raise ConfigurationError(f"a storage URL may not contain '..': {without_secrets(text)}")
     if scheme == MEMORY:
         path = "/" + rest.strip("/")
         return Location(scheme, path, f"memory:/{path}", f"memory:/{path}")
@@ -70,7 +70,7 @@ def parse_location(url: str | os.PathLike[str]) -> Location:
             f"{scheme}:// names no bucket or host: write {scheme}://bucket/prefix"
         )
     source = f"{scheme}://{tail}"
-    return Location(scheme, tail, _without_secrets(source), source)
+    return Location(scheme, tail, without_secrets(source), source)
 
 
 def _local(path: str) -> Location:
@@ -88,7 +88,7 @@ def _file_url_path(url: str) -> str:
     return unquote(rest) if "%" in rest and not Path(rest).exists() else rest
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """The URL without ``user:password@`` and, where a query may hold a signature, without it."""
     scheme, rest = url.split("://", 1)
     host, slash, path = rest.partition("/")

@@ -387,14 +387,17 @@ def modified_time(info: Mapping[str, Any]) -> float:
         "modified",
         "last_modified",
         "created",
+        "Last-Modified",
     ):
         value = info.get(name)
         if isinstance(value, (int, float)):
             return float(value)
         if isinstance(value, str):
             from datetime import datetime
+            from email.utils import parsedate_to_datetime
 
-            return datetime.fromisoformat(value).timestamp()
+            read = parsedate_to_datetime if name == "Last-Modified" else datetime.fromisoformat
+            return read(value).timestamp()
         if value is not None and hasattr(value, "timestamp"):
             return float(value.timestamp())
     return 0.0

@@ -80,7 +80,7 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: An
         raise NotFoundError(f"cannot open {location.url}: there is no such file")
     out: list[Piece] = []
     for name, info in listed.items():
-        own = format or _format_of(name, location.url)
+        own = format or _format_of(source.show(name), location.url)
         told = constants[name] if name in constants else _hive(name[len(path) :] if folder else "")
         out.append(cast(Piece, _piece(source, name, info, own, _typed(told, schema))))
     return out
@@ -127,6 +127,8 @@ def _listed(source: Source, path: str) -> tuple[dict[str, Any], bool]:
         return _files(_found(source, path)), True
     if any(character in path for character in "*?["):
         found = _files(filesystem.glob(path, detail=True))
+        if source.location.scheme in ("http", "https"):  # whose listings are links
+            found = {name: filesystem.info(name) for name in found}
         if not path.rpartition("/")[2].startswith("."):  # as a shell has it
             found = {
                 n: info for n, info in found.items() if not PurePosixPath(n).name.startswith(".")

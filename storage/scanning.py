@@ -269,7 +269,7 @@ class FilePiece:
             return call()
         except HeadraceError:
             raise
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise ConfigurationError(
                 f"{self.name} cannot be read as {self.format}: {str(error).splitlines()[0]}"
             ) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .filesystems import open_filesystem, reveal
-from .locations import LOCAL, MEMORY, Location
+from .locations import LOCAL, MEMORY, Location, without_secrets
 
 _AHEAD = 8 << 20
 _opened: dict[Any, Any] = {}
@@ -79,4 +79,6 @@ class Source:
         """A path of this file system as a URL without secrets."""
         if self.local:
             return path
-        return f"{self.location.scheme}://{path.lstrip('/')}"
+        return without_secrets(
+            path if "://" in path else f"{self.location.scheme}://{path.lstrip('/')}"
+        )

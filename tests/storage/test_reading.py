@@ -4,6 +4,11 @@ import csv
 import gzip
 import io
 import json
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.core.errors import ConfigurationError
+from headrace.core.errors import ConfigurationError, NotFoundError
 from headrace.storage import decoding, scanning
 from headrace.storage.cutting import SpanFile, csv_spans, line_spans
 from headrace.storage.datasets import Dataset, open_dataset
@@ -105,6 +110,68 @@ def test_csv_that_only_a_parser_understands_stays_whole(tmp_path: Path):
         1,
         [{"a": '5" pipe', "b": "x"}] * 100,
     )
+
+
+# -------------------------------------------------------------------------------------------- http
+
+
+class Ranged(SimpleHTTPRequestHandler):
+    """Files of a folder, whole or in ranges, where the path asks for no others."""
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        file = Path(self.translate_path(self.path))
+        if asked is None or not file.is_file() or self.path.startswith("/whole"):
+            super().do_GET()
+            return
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        data = file.read_bytes()
+        part = data[int(first) : int(last or len(data)) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        super().send_response(code, message)
+        if code == 200 and not self.path.endswith("/"):
+            self.send_header("Accept-Ranges", "none" if self.path.startswith("/whole") else "bytes")
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranged, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_files_on_the_web(tmp_path: Path, web: str):
+    lines = "".join(json.dumps({"n": n}) + "\n" for n in range(20_000))
+    for folder in ("ranged", "whole"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text(lines)
+    pq.write_table(pa.table({"n": range(300)}), tmp_path / "x.parquet", row_group_size=100)
+    table = open_dataset(f"{web}/x.parquet?key=secret")
+    assert table.files == [f"{web}/x.parquet"]
+    assert "secret" not in repr(table) + table.partitions()[0].fingerprint
+    assert rows_of(open_dataset(f"{web}/x.parquet"), bytes=1000)[1] == [
+        {"n": n} for n in range(300)
+    ]
+    cut = open_dataset(f"{web}/ranged/*.jsonl")
+    assert rows_of(cut, bytes="100kB") == (3, [{"n": n} for n in range(20_000)])
+    os.utime(tmp_path / "ranged" / "x.jsonl", (1, 1))
+    assert open_dataset(f"{web}/ranged/*.jsonl").fingerprint != cut.fingerprint
+    whole = open_dataset(f"{web}/whole/x.jsonl")
+    assert whole.num_rows == 20_000
+    with pytest.raises(NotFoundError, match=r"nothing\.csv"):
+        open_dataset(f"{web}/nothing.csv")
 
 
 # ------------------------------------------------------------------------------ filters, statistics

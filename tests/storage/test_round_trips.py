@@ -1,0 +1,98 @@
+"""Whatever Arrow types rows have, they come back from the formats that headrace writes and reads."""
+
+import datetime as dt
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.storage.datasets import dataset_of_table, open_dataset
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
+INSTANTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1))
+FLAT: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    (pa.null(), st.none()),
+    (pa.bool_(), st.booleans()),
+    (pa.int8(), st.integers(-128, 127)),
+    (pa.uint64(), st.integers(0, 2**64 - 1)),
+    (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
+    (pa.float32(), st.floats(width=32, allow_nan=False)),
+    (pa.float64(), st.floats(allow_nan=False)),
+    (pa.string(), TEXT),
+    (pa.large_string(), TEXT),
+    (pa.binary(), st.binary(max_size=5)),
+    (pa.large_binary(), st.binary(max_size=5)),
+    (pa.binary(3), st.binary(min_size=3, max_size=3)),
+    (pa.decimal128(20, 3), st.integers(-(10**19), 10**19).map(lambda n: Decimal(n).scaleb(-3))),
+    (pa.date32(), st.dates()),
+    (pa.time64("us"), st.times()),
+    (
+        pa.duration("ms"),
+        st.integers(-(10**12), 10**12).map(lambda n: dt.timedelta(0, 0, 0, n)),
+    ),
+    (pa.timestamp("us"), INSTANTS),
+    (
+        pa.timestamp("ms", "UTC"),
+        INSTANTS.map(lambda t: t.replace(microsecond=0, tzinfo=dt.UTC)),
+    ),
+    (pa.timestamp("us", "Europe/Berlin"), INSTANTS.map(lambda t: t.replace(tzinfo=dt.UTC))),
+    (pa.dictionary(pa.int32(), pa.string()), TEXT),
+]
+
+
+def nested(kinds: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Lists, structs and maps of typed values."""
+    return kinds.flatmap(
+        lambda pair: st.sampled_from(
+            [
+                (pa.list_(pair[0]), st.lists(maybe(pair[1]), max_size=3)),
+                (pa.large_list(pair[0]), st.lists(maybe(pair[1]), max_size=3)),
+                (
+                    pa.struct([("x", pair[0]), ("y", pa.int16())]),
+                    st.fixed_dictionaries({"x": maybe(pair[1]), "y": st.just(1)}),
+                ),
+                (
+                    pa.map_(pa.string(), pair[0]),
+                    st.dictionaries(TEXT, maybe(pair[1]), max_size=2).map(
+                        lambda d: list(d.items())
+                    ),
+                ),
+            ]
+        )
+    )
+
+
+def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | values
+
+
+COLUMNS = st.recursive(st.sampled_from(FLAT), nested, max_leaves=2)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Any:
+    kinds = draw(st.lists(COLUMNS, max_size=4))
+    rows = draw(st.integers(0, 12))
+    arrays = [
+        pa.array(draw(st.lists(maybe(values), min_size=rows, max_size=rows)), kind)
+        for kind, values in kinds
+    ]
+    return pa.table(arrays, names=[f"c{n}" for n in range(len(arrays))])
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+@given(table=tables(), most=st.sampled_from([None, 5]))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+def test_tables_come_back(table: Any, most: int | None, format: str):
+    with tempfile.TemporaryDirectory() as folder:
+        dataset_of_table(table).write(folder, format, max_rows_per_file=most)
+        back = open_dataset(Path(folder))
+        assert back.schema.equals(table.schema)
+        assert back.to_table().equals(table)
+        parts = [part.to_table() for part in back.partitions(bytes=1)]
+        assert pa.concat_tables([table.slice(0, 0), *parts]).equals(table)
