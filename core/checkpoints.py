@@ -102,5 +102,9 @@ class Checkpoints:
         own = self._id(stage, position)
         driver = self._batch.id // GENERATION
         name = f"driver-{driver}" if own == NOBODY else own.hex()
-        node = blake2b(self._batch.stages[stage].key.encode(), digest_size=8).hexdigest()
-        return f"{FOLDER}{node}/{name}-"
+        return f"{folder_of(self._batch.stages[stage].key)}{name}-"
+
+
+def folder_of(key: str) -> str:
+    """Where those of a node's items are."""
+    return f"{FOLDER}{blake2b(key.encode(), digest_size=8).hexdigest()}/"

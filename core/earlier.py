@@ -123,6 +123,10 @@ class Earlier:
             if self.codes.get((key, receipt.batch // GENERATION)) != code
         ]
 
+    def had_other_code(self, key: str, code: str) -> bool:
+        """Whether an earlier driver ran the node with other code."""
+        return any(own == key and was != code for (own, _), was in self.codes.items())
+
     def disown(self, key: str, paths: Sequence[str]) -> None:
         """Of these partitions nothing is taken: before `load`."""
         left = [r for r in self._receipts.pop(key, ()) if r.part.path not in paths]

@@ -323,8 +323,12 @@ class Engine:
         node.code = self.lineage.code_of(call, node.link)
         if self.earlier is None:
             return
+        changed = self.info.recompute == "changed"
+        if changed and self.earlier.had_other_code(node.key, node.code):
+            begun = self.store.list(checkpoints.folder_of(node.key))
+            self.store.delete([each.path for each in begun])
         others = self.earlier.made_by_others(node.key, node.code)
-        if others and self.info.recompute == "changed":
+        if others and changed:
             self.earlier.disown(node.key, others)
             self.scribe.index(records.dropped_record(node.id, others))
         elif others:

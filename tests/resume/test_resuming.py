@@ -560,3 +560,20 @@ def test_a_resumed_item_goes_on_where_it_was_also_when_its_inputs_have_moved():
     assert run.result() == [[3], [3], [3]]
     assert starts == {f"climb {value} {step}": 1 for value in "abx" for step in range(4)}
     assert run.info.store.run(str(run.id)).list("checkpoints/") == []
+
+
+@flow(executor="threads")
+def climbing_alone() -> list[int]:
+    return climb.map(["a"]).result()[0]
+
+
+def test_what_other_code_has_begun_is_begun_anew_where_changes_count(monkeypatch: Any):
+    run = climbing_alone.start()
+    run.wait()
+    monkeypatch.setitem(SOURCES, "climb", inspect.getsource(climb.fn))
+    monkeypatch.setitem(globals(), "climb", rewritten(climb, "[step]", "[step, step]"))
+    run = run.resume()
+    run.wait()
+    run = run.resume(recompute="changed")
+    run.wait()
+    assert starts == {"climb a 0": 2, "climb a 1": 1}
