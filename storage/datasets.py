@@ -19,7 +19,7 @@ from .pieces import Piece, Scan
 from .unifying import unified
 
 if TYPE_CHECKING:
-    from .operations import Made
+    from .making import Made
     from .statistics import ColumnStatistics
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -29,10 +29,11 @@ class Operations:
         """One of `storage.operations`, in the current flow run or one of its own."""
         from . import operations
         from .datasets import parse_bytes
+        from .making import in_a_flow
 
         size = parse_bytes(partition_bytes)
         operation: Callable[..., Any] = getattr(operations, name)
-        return operations.in_a_flow(name, lambda: operation(self, *arguments, size))
+        return in_a_flow(name, lambda: operation(self, *arguments, size))
 
     def repartition(
         self,

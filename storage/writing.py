@@ -13,11 +13,13 @@ from ..core.context import FLOW_RUN, TASK_RUN
 from ..core.tasks import task
 from .datasets import Dataset, open_dataset
 from .exchange import ByContent
+from .grouping import groups_of
 from .locations import parse_location
+from .making import Input
 from .operating import PARTITION_BYTES
-from .operations import Input, groups_of, scatter
 from .shares import Share, plain_schema, with_places
 from .splitting import by_bytes, by_rows
+from .steps import scatter
 from .targets import Target
 
 CHUNK_BYTES = 32 << 20
