@@ -210,7 +210,7 @@ def headrace_case() -> Case:
     import pyarrow as pa
 
     import headrace
-    from headrace import ProcessesExecutor, flow
+    from headrace import ProcessesExecutor, flow, task
 
     def totals(rows: pa.Table) -> dict[str, Any]:
         value: Any = rows["value"]
@@ -220,7 +220,20 @@ def headrace_case() -> Case:
             "total": float(np.sum(value.to_numpy())),
         }
 
-    @flow(executor=ProcessesExecutor(WORKERS))
+    executor = ProcessesExecutor(WORKERS)
+
+    @task
+    def wake(number: int) -> int:
+        time.sleep(0.5)
+        return number
+
+    @flow(executor=executor)
+    def warm() -> None:
+        wake.map(range(2 * WORKERS)).wait()
+
+    warm()
+
+    @flow(executor=executor)
     def job(operation: str, source: str, target: str) -> None:
         data = headrace.open_dataset(source)
         size = os.environ["PARTITION_BYTES"]
