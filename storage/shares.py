@@ -1,8 +1,9 @@
 """Shares: parts of a dataset as items of a map, whose rows know their places in the whole.
 
 A row's *place* is a number that ascends with the rows and depends on the dataset alone, not on how
-it was cut into shares or into the files of a run: where the rows before it can be counted without
-reading them it is their number. So what is decided by places is decided alike in every run.
+it was cut into shares or into the partitions of a run. Of a run's rows it is their number; of a
+file's the number of the file and theirs in it. So what is decided by places is decided alike in
+every run.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import pyarrow as pa
 
 from .partitions import MOST_GROUP_ROWS
 from .pieces import Piece, Scan
+from .scanning import FilePiece
 from .splitting import by_bytes
 
 PLACE = "__headrace_place"
-_UNCOUNTED = 1 << 40
-"""Places kept for a piece whose rows are not known (CSV, JSON lines)."""
+_FILE = 1 << 40
+"""Places from one file to the next, as the rows of one may not be counted."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,18 @@ def shares_of(pieces: Sequence[Piece], scan: Scan, size: int) -> list[Share]:
 def with_places(groups: Iterator[list[Piece]] | Sequence[list[Piece]], scan: Scan) -> list[Share]:
     """Groups of pieces as shares."""
     shares: list[Share] = []
-    place = 0
+    place, file, name = 0, 0, ""
     for group in groups:
         places: list[int] = []
         for piece in group:
+            if isinstance(piece, FilePiece) and (piece.name != name or piece.rows is None):
+                file, name = file + 1, piece.name
+                place = file * _FILE
             places.append(place)
-            place += _UNCOUNTED if piece.rows is None else piece.rows
+            if piece.rows is not None:
+                place += piece.rows
+            elif not isinstance(piece, FilePiece):
+                place += piece.count()
         shares.append(Share(tuple(group), tuple(places), scan))
     return shares
 

@@ -88,6 +88,7 @@ def everything(dataset: Dataset, size: int) -> dict[str, Any]:
     parts = dataset.split([0.5, 0.3], seed=1, **options)
     by_key = dataset.split({"train": 0.6, "test": 0.4}, by="key", **options)
     made |= {"first": parts[0], "second": parts[1], **by_key}
+    made["first_sorted"] = parts[0].sort("number", descending=True, **options)
     out = {name: each.to_table().to_pylist() for name, each in made.items()}
     assert made["shuffle"].schema == made["compact"].schema == SCHEMA
     assert {piece.count() for piece in made["rows"].pieces[:-1]} <= {7}
@@ -141,6 +142,9 @@ def test_the_rows_are_those_of_one_process(tmp_path_factory: Any, rows: Any, cut
     assert found["some"] == [all_of[i] for i in np.flatnonzero(chosen < 2**63)]
     assert found["ten"] == [all_of[i] for i in sorted(np.argsort(chosen)[:10])]
     assert not set(found["first"]) & set(found["second"])
+    first = [row for row in rows if same(row, row) in set(found["first"])]
+    by_number = sorted(first, key=lambda row: (row["number"] is None, -(row["number"] or 0)))
+    assert found["first_sorted"] == [same(row, row) for row in by_number]
     for name in ("first", "second", "train", "test"):
         assert found[name] == [row for row in all_of if row in set(found[name])]
     assert sorted(map(repr, found["train"] + found["test"])) == sorted(map(repr, all_of))
