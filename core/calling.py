@@ -67,6 +67,7 @@ def submit_map(
         allow_failure=parts.allow_failure,
         key_fn=key,
         window=max_in_flight,
+        expected=parts.expected,
     )
     future = MapFuture[Any](flow.engine, _add(flow, call), parts.expected)
     if flow.flow is None:

@@ -109,6 +109,8 @@ class Call:
     """``map(key=...)``: the item's own identity, from its input."""
     window: int | None = None
     """``map(max_in_flight=...)``: items handed out and not finished, at most."""
+    expected: int | None = None
+    """Number of items, if an input's length tells it before all were pulled."""
 
 
 class EngineAPI(Protocol):

@@ -131,7 +131,9 @@ def node_message(node: Node) -> str:
     counts = node.items.counts
     bad = sum(counts[ItemState.FAILED : ItemState.CRASHED + 1])
     if bad and not node.single:
-        return f"{bad} of {node.items.size} items failed"
+        skipped = counts[ItemState.SKIPPED]
+        told = f" and {skipped} {'was' if skipped == 1 else 'were'} skipped" if skipped else ""
+        return f"{bad} of {node.items.size} items failed{told}"
     if node.state in ("Skipped", "Cancelled"):
         return node.cause
     return item_message(node, 0) if node.single else ""

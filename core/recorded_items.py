@@ -101,6 +101,7 @@ class RecordedItem(Shown):
         RunError
             Its input cannot be had again, or its code: says why.
         """
+        __tracebackhide__ = True
         return self.home.replay(self.position, getattr(task, "fn", task)).run()
 
     def __str__(self) -> str:

@@ -70,16 +70,19 @@ class Replay:
 
     def run(self) -> Any:
         """Call the task; gives what it returns, raises what it raises."""
+        __tracebackhide__ = True
         (value,) = self._through(self.stages)
         return value
 
     def _through(self, stages: list[LoadedStage]) -> tuple[Any, ...]:
+        __tracebackhide__ = True
         arguments = self.arguments
         for stage in stages:
             arguments = (self._call(stage, arguments),)
         return arguments
 
     def _call(self, stage: LoadedStage, arguments: tuple[Any, ...]) -> Any:
+        __tracebackhide__ = True
         lines = _Echoed(f"{stage.stage.key}[{self.position}]")
         with stage.cursor(lines).at(self.position).entered():
             try:

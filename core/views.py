@@ -89,6 +89,8 @@ class Views:
         while source.total is None and source.link is not None:  # it will have as many items
             source = source.link
         total = source.total
+        if total is None and not source.ended and source in self.engine.calls:
+            total = self.engine.calls[source].expected
         if total is not None and rate > 0 and not node.ended:
             eta = (total - done) / rate
         kinds = self.kinds.get(node)

@@ -94,6 +94,21 @@ def test_a_cancelled_run_is_not_shown_as_cancelling() -> None:
     assert run.status.state == "Cancelled"
 
 
+def test_the_total_of_a_list_is_known_before_all_of_it_was_pulled() -> None:
+    go_on = threading.Event()
+
+    @headrace.task
+    def waits(i: int) -> int:
+        go_on.wait(60)
+        return i
+
+    rows = waits.map(range(100_000))
+    view = rows.engine.node_view(rows.node)
+    go_on.set()
+    rows.wait()
+    assert view.total == 100_000
+
+
 def test_a_map_shows_its_line_and_the_first_failures() -> None:
     rows = clean.map(load.map(range(20)))
     rows.wait()
