@@ -29,8 +29,9 @@ class RayExecutor(Shown):
     Parameters
     ----------
     address
-        Of a running cluster (``"host:port"``, ``"auto"``, ``"ray://host:port"``). Default: start a
-        Ray on this machine, and end it with the pool.
+        Of a running cluster (``"host:port"``, ``"ray://host:port"``, or ``"auto"``: the one that
+        ``RAY_ADDRESS`` names or that runs on this machine). Default: start a Ray on this machine,
+        whatever else runs there, and end it with the pool.
     num_cpus
         Of a Ray that is started here. Default: the cores that this process may use.
     init_kwargs
@@ -84,6 +85,7 @@ class RayExecutor(Shown):
             return {**quiet, "address": self.address, **self.init_kwargs}
         return {
             **quiet,
+            "address": "local",  # without it ray.init joins whatever runs here, or RAY_ADDRESS names
             "include_dashboard": False,
             "num_cpus": self.num_cpus or cores(),
             "object_store_memory": _STORE_BYTES,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
 from listening import BODY, Heard, gone, nothing_left
 from standin import make_batch
 
+import headrace
 from headrace.core.errors import ExecutorError, ResourceError
 from headrace.core.interfaces import Control, Isolation, Outcome, Resources
 from headrace.executors import wire
@@ -200,8 +203,6 @@ def test_close_ends_what_runs_and_what_waits(name, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", list(EXECUTORS))
 def test_naming_an_executor_does_not_import_its_engine(name):
-    import subprocess
-
     code = (
         f"import sys, headrace.executors.{name}; "
         "sys.exit(any(m in sys.modules for m in ('dask', 'distributed', 'ray', 'pyarrow')))"
@@ -241,6 +242,16 @@ def test_a_killed_ray_worker_loses_its_batch_and_the_pool_goes_on(bench):
     assert heard.end(30).outcome is Outcome.LOST
     assert gone(child.pid), "the child follows its supervisor"
     assert bench.submit([("ok",)]).end().outcome is Outcome.DONE
+
+
+def test_a_ray_of_its_own_joins_no_other_one():
+    code = (
+        "from headrace import RayExecutor; from headrace.core.interfaces import Resources;"
+        "pool = RayExecutor(num_cpus=1).open(); assert pool.slots(Resources()) == 1; pool.close()"
+    )
+    package = str(Path(headrace.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": package, "RAY_ADDRESS": "127.0.0.1:1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_a_ray_address_where_nobody_answers_is_named():

@@ -57,6 +57,7 @@ def lab() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """A page of a browser without a screen."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=OFFLINE
@@ -95,14 +96,12 @@ def opened(page: Page, lab: dict[str, str], name: str, cells: list[str]) -> None
     }
     Path(lab["root"], name).write_text(json.dumps(made))
     page.goto(f"{lab['url']}/tree/{name}?token={lab['token']}&reset")
-    page.wait_for_selector(
-        ".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=SECONDS * 1000
-    )
+    page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=SECONDS * 1000)
 
 
 def run_all(page: Page) -> Locator:
     """Run all cells, and wait until something of headrace's is on the page; that, as it changes."""
-    shown = page.locator(".jp-OutputArea-output .jp-RenderedHTMLCommon").first
+    shown = page.locator(".jp-OutputArea .jp-RenderedHTMLCommon").first
 
     def begun() -> bool:
         # A click on the menu is lost while the page still arranges itself.
@@ -126,7 +125,10 @@ def seen_until(shown: Locator, last: str) -> list[str]:
             seen.append(text)
         return last in text
 
-    wait_until(look, f"the display says {last}; it said {seen[-1] if seen else None}")
+    try:
+        wait_until(look, f"the display says {last}")
+    finally:
+        shown.page.screenshot(path=SCREENSHOTS / "last.png")
     return seen
 
 
@@ -149,7 +151,6 @@ def test_the_display_moves_and_ends(executor: str, lab: dict[str, str], page: Pa
     opened(page, lab, f"{executor}.ipynb", quick_start(executor))
     shown = run_all(page)
     seen = seen_until(shown, "Completed")
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{executor}.png")
     counts = [done(text) for text in seen]
     total = counts[-1]
@@ -168,7 +169,6 @@ def test_the_stop_button_cancels_the_flow_and_leaves_no_process(
     wait_until(lambda: "2 of 2 slots" in shown.inner_text(), "both slots work")
     page.locator("[data-command='notebook:interrupt-kernel']").first.click()
     seen_until(shown, "Cancelled")
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / "stop.png")
     assert "KeyboardInterrupt" in page.locator(".jp-Notebook").inner_text()
     wait_until(lambda: not _children(), f"no child is left: {_children()}")
