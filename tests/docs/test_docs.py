@@ -56,7 +56,8 @@ def run_page(page: str, folder: Path, **environment: str) -> str:
 def test_a_page_runs_and_prints_what_it_says(page: str, tmp_path: Path) -> None:
     printed = run_page(page, tmp_path).splitlines()
     promised = [
-        found[1] for found in re.finditer(r"^\s*print\(.*\)\s+# (.+)$", script_of(page), re.MULTILINE)
+        found[1]
+        for found in re.finditer(r"^\s*print\(.*\)\s+# (.+)$", script_of(page), re.MULTILINE)
     ]
     for line in promised:
         if not line.startswith(("on ", "the ", "one ")):
