@@ -41,8 +41,7 @@ def run_page(page: str, folder: Path, **environment: str) -> str:
         [sys.executable, script],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT.parent)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
