@@ -167,11 +167,15 @@ def test_the_stop_button_cancels_the_flow_and_leaves_no_process(
     shown = run_all(page)
     seen_until(shown, "0/10")
     wait_until(lambda: "2 of 2 slots" in shown.inner_text(), "both slots work")
+    at_work = set(_children())
+    assert at_work
     page.locator("[data-command='notebook:interrupt-kernel']").first.click()
     seen_until(shown, "Cancelled")
     page.screenshot(path=SCREENSHOTS / "stop.png")
-    assert "KeyboardInterrupt" in page.locator(".jp-Notebook").inner_text()
-    wait_until(lambda: not _children(), f"no child is left: {_children()}")
+    notebook = page.locator(".jp-Notebook")
+    wait_until(lambda: "KeyboardInterrupt" in notebook.inner_text(), "the cell has ended")
+    # The pool stays warm: others may have taken their places, and go with the kernel.
+    wait_until(lambda: not at_work & set(_children()), "the children that slept are gone")
     _end_kernel(page)
 
 
