@@ -36,7 +36,8 @@ def test_every_command_has_help(command, headrace):
 def test_executors(headrace):
     rows = [line.split() for line in headrace("executors").output.splitlines()[1:]]
     assert {"inline", "threads", "processes", "dask", "ray"} <= {row[0] for row in rows}
-    assert all(row[1] == "yes" for row in rows)
+    own = [row for row in rows if row[0] in {"inline", "threads", "processes", "dask", "ray"}]
+    assert all(row[1] == "yes" for row in own)  # another test's plugin may be installed meanwhile
     assert {each["name"] for each in json.loads(headrace("executors", "--json").output)} == {
         row[0] for row in rows
     }
