@@ -186,7 +186,8 @@ def _refusal(batch: Batch, stage: int, error: BaseException, worker: WorkerInfo)
     if isinstance(error, NotFoundError):
         error = UnreachableStoreError(
             f"the worker {worker.id} on {worker.host} cannot see {batch.store.url}: {error}. Use a "
-            "store that all workers share, such as s3:// or a shared folder: flow(storage=...)."
+            "store that all workers share, such as s3:// or a shared folder: flow(storage=...). If "
+            "they do share it, it has vanished: removed, or its disk is not mounted any more."
         )
     elif not isinstance(error, HeadraceError):
         error = HeadraceError(

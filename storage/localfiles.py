@@ -75,7 +75,7 @@ class LocalObjects:
             _unlink_quietly(name)
             if isinstance(error, StorageError):
                 raise
-            raise as_storage_error(error, "write", target) from error
+            raise self._unwritten(error, target) from error
         self._remember()
 
     def write_file(self, path: str, source: str) -> None:
@@ -99,7 +99,7 @@ class LocalObjects:
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
-            raise as_storage_error(error, "write", target) from error
+            raise self._unwritten(error, target) from error
         self._remember()
 
     def move(self, path: str, target: str) -> None:
@@ -148,14 +148,22 @@ class LocalObjects:
         if os.path.isdir(folder):
             return
         if self.root in _seen and not os.path.isdir(self.root):
-            raise StorageError(
-                f"cannot write {folder}: the folder {self.root} has vanished while it was in use "
-                "(removed, or its disk is not mounted any more)"
-            )
+            raise self._vanished(folder)
         os.makedirs(folder, exist_ok=True)
         while self.fsync and len(folder) > len(self.root.rpartition("/")[0]):
             folder = folder.rpartition("/")[0]  # the names of the folders themselves
             _sync(folder)
+
+    def _unwritten(self, error: OSError, target: str) -> StorageError:
+        if isinstance(error, FileNotFoundError) and self.root in _seen:
+            return self._vanished(target)  # its folder was made a moment ago
+        return as_storage_error(error, "write", target)
+
+    def _vanished(self, target: str) -> StorageError:
+        return StorageError(
+            f"cannot write {target}: the folder {self.root} has vanished while it was in use "
+            "(removed, or its disk is not mounted any more)"
+        )
 
     def _remember(self) -> None:
         if self.root not in _seen:

@@ -23,7 +23,7 @@ tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
 os.environ["HEADRACE_SUITE_MARK"] = mark = str(folder)
 
 from headrace import flow
-from headrace.core import pools
+from headrace.core import pools, registry
 from headrace.testing.leftovers import inventory, processes_with
 from headrace.testing.results import square
 
@@ -40,6 +40,7 @@ def used():
     assert squares(20) == [x * x for x in range(20)]
     assert pools.lease(executor) is pools.lease(executor), "one warm pool"
     pools.discard(executor)
+    registry.close_histories()  # as many connections as were needed at once: the process's, no pool's
     gc.collect()
     return inventory(folder)
 

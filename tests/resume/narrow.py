@@ -31,7 +31,8 @@ def begin_trouble() -> None:
             time.sleep(0.01)  # it is refused while another thread writes a file
     elif TROUBLE == "gone":
         for place in DISK.iterdir():
-            shutil.rmtree(place)
+            # At once: who removes a tree file by file fails where another makes one meanwhile.
+            shutil.rmtree(place.rename(DISK / "removed"))
 
 
 @task

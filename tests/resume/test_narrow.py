@@ -14,7 +14,7 @@ SIZE, BYTES = 24, 150_000
 CAUSES = {
     "full": "No space left on device; free some space",
     "readonly": "Read-only file system",
-    "gone": "has vanished while it was in use",
+    "gone": "has vanished",  # told by who writes to it, or by a worker that joins later
 }
 
 
@@ -28,9 +28,9 @@ def test_it_is_told_and_the_run_goes_on_once_there_is_room(
     told = told_by(trouble, executor, tmp_path)
     assert told["state"] == "Failed"
     assert told["kinds"] == ["storage"]
-    store = f"{tmp_path}/disk/store/"
+    store = f"{tmp_path}/disk/store"
     for message in (told["message"], *told["failures"]):
-        assert f"cannot write {store}" in message
+        assert any(f"{verb} {store}" in message for verb in ("cannot write", "cannot see"))
         assert CAUSES[trouble] in message
     assert trouble == "readonly" or not told["half"], "nobody can remove one from a read-only disk"
     if trouble == "gone":
