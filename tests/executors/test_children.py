@@ -99,16 +99,26 @@ def test_items_below_the_limit_may_together_pass_it(slot):
     assert run(slot, [("sleep", 0.3)] * 5, timeout=0.6).end().outcome is Outcome.DONE
 
 
-def controlled(slot, steps, request, grace, **options):
-    """Run in a thread, and ask once the batch has begun."""
+def begun(slot, steps, **options):
+    """Run in a thread; gives what is heard, and the thread, once the batch has begun.
+
+    "begun" may be told before an item runs: a first step that waits has begun to.
+    """
     import threading
 
     heard = Heard()
-    thread = threading.Thread(
-        target=slot.run, args=(make_batch(steps, 1, grace=grace, **options), heard)
-    )
+    thread = threading.Thread(target=slot.run, args=(make_batch(steps, 1, **options), heard))
     thread.start()
     assert heard.begun.wait(30)
+    if steps[0][0] == "wait":
+        while not os.path.exists(steps[0][1] + ".waits"):
+            assert not heard.ended.wait(0.005)
+    return heard, thread
+
+
+def controlled(slot, steps, request, grace, **options):
+    """The same, and ask then."""
+    heard, thread = begun(slot, steps, grace=grace, **options)
     slot.control(request, grace)
     return heard, thread
 
@@ -143,13 +153,7 @@ def test_recall_ends_after_the_running_item(slot, tmp_path):
 
 def test_sigterm_lets_the_running_item_end_and_then_the_child(slot, tmp_path):
     go = tmp_path / "go"
-    import threading
-
-    heard = Heard()
-    batch = make_batch([("wait", str(go)), ("ok",)], 1)
-    thread = threading.Thread(target=slot.run, args=(batch, heard))
-    thread.start()
-    assert heard.begun.wait(30)
+    heard, thread = begun(slot, [("wait", str(go)), ("ok",)])
     pid = heard.reports[0].worker.pid
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGINT)  # which does nothing
