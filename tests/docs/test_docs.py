@@ -78,10 +78,6 @@ def test_the_page_about_clouds_runs_on_a_real_protocol(
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    links = ROOT / ".links"
-    links.mkdir(exist_ok=True)
-    if not (links / "headrace").is_symlink():
-        (links / "headrace").symlink_to("..", target_is_directory=True)
     command = ("mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site"))
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
