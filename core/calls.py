@@ -161,6 +161,10 @@ class EngineAPI(Protocol):
         """
         ...
 
+    def quarantined(self, node: NodeHandle) -> Any:
+        """`storage.datasets.Dataset` of the rows that were set aside; the node has ended."""
+        ...
+
     def failures(self, node: NodeHandle | None = None) -> Any:
         """Failed items (of a node, or of the run) as a ``pyarrow.Table``.
 

@@ -76,6 +76,7 @@ from .outcomes import exception_of, from_record, item_message, name_of, node_mes
 from .packing import Dependency, dependency_of, pack
 from .retries import Judge, Verdicts, delay_of
 from .returns import kept_column, not_kept
+from .rowmodels import models_of
 from .scribe import Scribe
 from .states import Crashed, State, type_of_name
 from .task_hooks import TaskHooks
@@ -366,7 +367,7 @@ class Engine:
             isolation=options.isolation,
             concurrency=options.concurrency,
             is_async=specs.is_async(call.fn),
-            streams=specs.is_generator(call.fn),
+            streams=specs.is_generator(call.fn) or bool(models_of(call.fn)),
             persist=options.persist_result,
             drop=self.info.intermediates == "drop",
             fuse=options.fuse,
@@ -620,6 +621,10 @@ class Engine:
             raise self.error(node, None)
         node.pinned = node.pinned or keep
         return self.store.dataset(self.manifest(node))
+
+    def quarantined(self, node: Node) -> Any:
+        """See `EngineAPI.quarantined`."""
+        return self.store.quarantined([receipt for receipt, _ in node.items.winners()])
 
     def given(self, key: str, position: int) -> Given | None:
         """See `RunEngine.given`."""

@@ -32,6 +32,7 @@ from uuid import UUID
 from .errors import FingerprintError
 from .identity import SIZE
 from .references import imports_of, is_own_module, own_sources
+from .rowmodels import models_of
 
 _LENGTH = struct.Struct("<Q")
 _FLOAT = struct.Struct("<d")
@@ -363,6 +364,9 @@ def _function(hasher: _Hasher, value: types.FunctionType, put: Callable[[bytes],
     code = value.__code__
     cells = [_cell(cell) for cell in value.__closure__ or ()]
     hasher.each(b"parts", (code, value.__defaults__, value.__kwdefaults__, cells), put)
+    for name, model in models_of(value).items():
+        put(_tagged(b"model", name.encode()))
+        hasher.feed(model, put)
     for name in sorted(_names(code)):
         if name in value.__globals__:
             put(_tagged(b"global", name.encode()))
@@ -397,6 +401,8 @@ def source_parts(function: Callable[..., Any], *, outside: bool = True) -> dict[
     parts: dict[str, Any] = {"source": (code, function.__defaults__, function.__kwdefaults__)}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         parts[f"closure variable {name!r}"] = _cell(cell)
+    for name, model in models_of(function).items() if outside else ():
+        parts[f"model {name!r}"] = model
     for name in sorted(_names(code)):
         if outside and name in function.__globals__:
             parts[f"global {name!r}"] = function.__globals__[name]

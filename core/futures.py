@@ -335,6 +335,16 @@ class MapFuture(Shown, Sequence[Future[R]]):
         self._finish(None)
         return self.engine.failures(self.node)
 
+    def quarantined(self) -> Any:
+        """Wait for all items; the rows that did not fit the task's pydantic model, as a `Dataset`.
+
+        Beside their own columns, as they were read, they have ``quarantine_item``,
+        ``quarantine_row`` (number of the row in its partition), ``quarantine_field`` (the first
+        that does not fit) and ``quarantine_reason``.
+        """
+        self._finish(None)
+        return self.engine.quarantined(self.node)
+
     def dataset(self) -> Any:
         """The values of all items as a `Dataset`; waits for them."""
         __tracebackhide__ = True

@@ -70,6 +70,9 @@ class StageSpec:
     """Parameters passed by position, in this order; the others go by name."""
     adapt: tuple[tuple[str, Any], ...] = ()
     """(parameter, annotation) pairs whose annotation decides the form in which Arrow data comes."""
+    models: tuple[tuple[str, bytes], ...] = ()
+    """(parameter, `core.shipping.pickle_function` of the pydantic model that annotates it): Arrow data
+    is taken row by row."""
     is_async: bool = False
     is_generator: bool = False
     concurrency: int = 1
@@ -657,6 +660,7 @@ class RunStore(Protocol):
         journal/<segment>.jsonl      numbered from 1, each made by put-if-absent
         data/<node>/<batch>-<nonce>-<n>-<crc32>.<arrow|parquet>
         given/<nonce>                what failed items were given, packed (`core.given`)
+        quarantine/<node>/...        rows that were set aside; named as the partition, and put before it
         claims/<batch>
         checkpoints/<node key's hash>/<item id>-<position>
         logs/<node>/<batch>-<n>.arrow
@@ -744,7 +748,11 @@ class RunStore(Protocol):
         ...
 
     def adapt(self, value: Any, annotation: Any) -> Any:
-        """Arrow data in the form that a parameter's annotation asks for; other values unchanged."""
+        """Arrow data in the form that a parameter's annotation asks for; other values unchanged.
+
+        Where it asks for rows one by one: an object whose ``__headrace_rows__(call)`` gives the
+        item's value, for which it calls the task once for each row.
+        """
         ...
 
     def receipts(
@@ -767,6 +775,10 @@ class RunStore(Protocol):
 
     def dataset(self, manifest: Manifest) -> Any:
         """The lazily read dataset (`storage.datasets.Dataset`) of a node."""
+        ...
+
+    def quarantined(self, receipts: Sequence[Receipt]) -> Any:
+        """Dataset of the rows that were set aside when the partitions of these receipts were made."""
         ...
 
 

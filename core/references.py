@@ -18,6 +18,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
+from .rowmodels import models_of
 from .shipping import Source
 
 _PACKAGE = __name__.partition(".")[0]
@@ -107,6 +108,7 @@ def _function_parts(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield f"closure variable {name!r}", cell.cell_contents
         except ValueError:  # not filled yet
             continue
+    yield from ((f"annotation of {k!r}", model) for k, model in models_of(function).items())
     yield from ((f"default {i}", item) for i, item in enumerate(function.__defaults__ or ()))
     yield from ((f"default of {k!r}", v) for k, v in (function.__kwdefaults__ or {}).items())
     yield from ((f"attribute {k!r}", v) for k, v in vars(function).items())

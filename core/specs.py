@@ -16,6 +16,7 @@ from .errors import UnpicklableError
 from .interfaces import RunStore, StageSpec, spec_path
 from .livecode import Live
 from .packing import Packed, pack_static
+from .rowmodels import is_model, parameter_hints
 from .shipping import bundle, pickle_function
 
 _FRAMES = frozenset({"pyarrow", "pandas", "polars"})
@@ -86,6 +87,7 @@ class SpecWriter:
         var_positional = of_kind.get(inspect.Parameter.VAR_POSITIONAL)
         concurrency = options.concurrency
         given = {*call.static, *call.mapped}
+        hints = parameter_hints(call.fn)
         return StageSpec(
             task_name=options.name,
             function=self._code(call.fn, call),
@@ -95,7 +97,8 @@ class SpecWriter:
             var_positional=var_positional if var_positional in given else None,
             var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
             positional=_positional(parameters, mapped, call),
-            adapt=_frames(call.fn),
+            adapt=tuple((name, hint) for name, hint in hints.items() if _is_frame(hint)),
+            models=tuple((n, self._code(h, call)) for n, h in hints.items() if is_model(h)),
             is_async=is_async(call.fn),
             is_generator=is_generator(call.fn),
             concurrency=min(concurrency, tag_concurrency) if tag_concurrency else concurrency,
@@ -177,16 +180,6 @@ def _positional(
     if tuple(names[: len(mapped)]) == mapped and len(must) <= len(mapped):
         return mapped
     return must
-
-
-def _frames(fn: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
-    """Parameters whose annotation asks for a form of Arrow data."""
-    try:
-        hints = typing.get_type_hints(fn)
-    except Exception:  # noqa: BLE001 - annotations are user code: those that fail ask for nothing
-        hints = dict(getattr(fn, "__annotations__", {}))
-    hints.pop("return", None)
-    return tuple((name, hint) for name, hint in hints.items() if _is_frame(hint))
 
 
 def _is_frame(hint: Any) -> bool:

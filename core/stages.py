@@ -45,11 +45,16 @@ class LoadedStage:
         self.batch = batch
         self.place = CursorStage(spec, stage, state, index)
         self.function = function
-        self.annotations: dict[str, Any] = dict(spec.adapt)
+        models = {name: pickle.loads(model) for name, model in spec.models}
+        self.annotations: dict[str, Any] = {**dict(spec.adapt), **models}
+        self.by_row = bool(models)
+        """Arguments may be rows, for each of which the function is called."""
         static = unpack_static(
             spec.static, stage.upstream, batch.live, batch.store, self.annotations
         )
         self.static = {name: self._form(name, value) for name, value in static.items()}
+        if self.by_row and any(hasattr(v, "__headrace_rows__") for v in self.static.values()):
+            raise TypeError(f"{spec.task_name!r} takes rows one by one: map over what has them")
         self.spread = self._caller()
         self.form: Callable[..., Any] = self._forming(self.spread)
         """``spread`` for values of any kind, which may have to be brought into the right form."""
@@ -118,11 +123,27 @@ class LoadedStage:
             try:
                 named = zip(self.spec.mapped, args, strict=True)
                 ready = tuple(self._form(name, value) for name, value in named)
+                each = self._over_rows(call, ready) if self.by_row else None
             except Exception as error:
                 raise ArgumentError from error
-            return call(*ready)
+            return call(*ready) if each is None else each
 
         return formed
+
+    def _over_rows(self, call: Callable[..., Any], ready: tuple[Any, ...]) -> Any:
+        """What comes of calling the function for each row of an argument; None: none has rows."""
+        found = [k for k, value in enumerate(ready) if hasattr(value, "__headrace_rows__")]
+        if not found:
+            return None
+        if len(found) > 1 or self.spec.is_async:
+            raise TypeError(
+                f"{self.spec.task_name!r} is to be called for each row of {len(found)} arguments"
+                f"{' and is async' if self.spec.is_async else ''}: rows come to a plain function, from "
+                "one argument; take pa.Table or list[dict] instead"
+            )
+        (at,) = found
+        before, after = ready[:at], ready[at + 1 :]
+        return ready[at].__headrace_rows__(lambda row: call(*before, row, *after))
 
     def cursor(self, logs: list[LogLine], checkpoints: Checkpoints | None = None) -> Cursor:
         """The run context of a batch's items, set to this stage."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.interfaces import Manifest, RefColumn
+from ..core.rowmodels import is_model
 from .loading import places_of
 from .tables import one_batch
 
@@ -94,13 +95,24 @@ def form_of_value(value: Any) -> str | None:
 
 def adapt(value: Any, annotation: Any) -> Any:
     """A value in the form that its annotation asks for."""
+    by_row = is_model(annotation)
     wanted = form_of(annotation)
-    if wanted is None:
+    if wanted is None and not by_row:
         return value
     have = form_of_value(value)
     if have is None or have == wanted:
         return value
-    return convert(_as_table_source(value, have), wanted)
+    return form(_as_table_source(value, have), annotation)
+
+
+def form(source: Any, annotation: Any, default: str | None = None) -> Any:
+    """A table, a reader or a dataset as an annotation asks for it; where it does not, in a default form."""
+    if is_model(annotation):
+        from .modelrows import ModelRows
+
+        return ModelRows(convert(source, "reader"), annotation)
+    wanted = form_of(annotation) or default
+    return source if wanted is None else convert(source, wanted)
 
 
 def _as_table_source(value: Any, have: str) -> Any:
@@ -199,8 +211,8 @@ def load_manifest(run: ArrowRunStore, manifest: Manifest, annotation: Any) -> An
     Positions without a value are left out.
     """
     wanted = form_of(annotation)
-    if wanted is not None and wanted != "rows":
-        return convert(run.dataset(manifest), wanted)
+    if is_model(annotation) or (wanted is not None and wanted != "rows"):
+        return form(run.dataset(manifest), annotation)
     values = run.load(column_of(manifest))
     if wanted == "rows" and values and all(type(value) is list for value in values):
         return [row for value in values for row in value]

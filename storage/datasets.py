@@ -295,10 +295,9 @@ class Dataset(Operations, Shown):
         ]
 
     def __headrace_load__(self, annotation: Any) -> Any:
-        from .adapting import convert, form_of
+        from .adapting import form
 
-        wanted = form_of(annotation)
-        return self if wanted is None else convert(self, wanted)
+        return form(self, annotation)
 
     # -------------------------------------------------------------------------------- write
 
@@ -382,9 +381,9 @@ class Partition(Dataset):
 
     def __headrace_load__(self, annotation: Any) -> Any:
         """The rows in the form that the annotation asks for: a table where it asks for none."""
-        from .adapting import convert, form_of
+        from .adapting import form
 
-        return convert(self, form_of(annotation) or "table")
+        return form(self, annotation, "table")
 
 
 def open_dataset(

@@ -33,7 +33,13 @@ from .drafts import (
 from .forms import SCALARS, Form, pickled, sketch
 from .itemtables import Header
 from .objects import Objects
-from .partitions import checksum_of, choose_format, encode_partition, part_path
+from .partitions import (
+    checksum_of,
+    choose_format,
+    encode_partition,
+    part_path,
+    quarantine_path,
+)
 from .receipts import receipt_from
 from .rowforms import freeze_rows, is_row
 from .tables import freeze_table
@@ -334,6 +340,9 @@ class ArrowEncoder:
     def _put_spooled(self, draft: Draft) -> Part:
         spooled = draft.spooled
         path = part_path(self._header, self._number, spooled.checksum, spooled.format)
+        if spooled.aside:  # another flush finds it put
+            self._objects.write_file(quarantine_path(path), spooled.aside)
+            spooled.aside = ""
         self._objects.write_file(path, spooled.file)
         return Part(
             path,

@@ -30,6 +30,7 @@ _OWN = frozenset(
         "journal",
         "data",
         "given",
+        "quarantine",
         "claims",
         "checkpoints",
         "logs",

@@ -158,7 +158,7 @@ def _segments(run: ArrowRunStore, manifest: Manifest) -> list[PartPiece]:
     ends = np.concatenate(([0], rows.cumsum()))
     return [
         PartPiece(
-            _home(run, column.parts[part[a]]),
+            home_of(run, column.parts[part[a]]),
             column.parts[part[a]],
             int(first[a]),
             int(ends[b] - ends[a]),
@@ -168,7 +168,7 @@ def _segments(run: ArrowRunStore, manifest: Manifest) -> list[PartPiece]:
     ]
 
 
-def _home(run: ArrowRunStore, part: Part) -> ArrowRunStore:
+def home_of(run: ArrowRunStore, part: Part) -> ArrowRunStore:
     """The run that holds a partition."""
     return run.store.run(part.run) if part.run else run
 
@@ -183,7 +183,7 @@ def _node_schema(pieces: list[PartPiece], manifest: Manifest, run: ArrowRunStore
             continue
         opened = run.open_part(receipt.part, receipt.inline)
         schema = pa.schema([f for f in opened.schema if f.name != PLACEHOLDER])
-        named.append((f"{_home(run, receipt.part).url}/{receipt.part.path}", schema))
+        named.append((f"{home_of(run, receipt.part).url}/{receipt.part.path}", schema))
         header = opened.header
         if header.shapes:
             orders.extend(zip(header.firsts, header.shapes, strict=True))

@@ -38,6 +38,11 @@ def part_path(header: Header, number: int, checksum: int, format: str) -> str:
     )
 
 
+def quarantine_path(path: str) -> str:
+    """Where the rows are that were set aside when the partition at a path was made."""
+    return f"quarantine/{path.removeprefix('data/').rpartition('.')[0]}.arrow"
+
+
 def path_checksum(path: str) -> tuple[int, str] | None:
     """Checksum and format of a partition's path; None where it is not a partition's name."""
     match = _NAME.fullmatch(path)

@@ -311,6 +311,11 @@ class ArrowRunStore:
 
         return node_dataset(self, manifest)
 
+    def quarantined(self, receipts: Sequence[Receipt]) -> Dataset:
+        from .quarantine import quarantined_rows
+
+        return quarantined_rows(self, receipts)
+
 
 def read_schema(serialised: bytes | None) -> Any:
     """A stated Arrow schema, or None."""

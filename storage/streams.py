@@ -13,7 +13,7 @@ import pickle
 import tempfile
 import time
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, cast
@@ -58,6 +58,14 @@ class RowGroups(Iterator[Any]):
         return next(self._batches)
 
 
+class PickedRows(Iterator[dict[str, Any]]):
+    """Rows that are made of others, of which some are set aside instead (`storage.modelrows`)."""
+
+    def __init__(self) -> None:
+        self.set_aside: Callable[[Any], None] = lambda _table: None
+        """Takes a table of them. Who writes the rows says where it goes."""
+
+
 def is_stream(value: Any) -> bool:
     """Whether a value is consumed rather than stored as it is."""
     if isinstance(value, (GeneratorType, pa.RecordBatchReader)):
@@ -75,6 +83,8 @@ class Spooled:
     rows: int
     checksum: int
     draft: Draft
+    aside: str = ""
+    """A local file of rows that were set aside (`storage.modelrows`), to be put before it."""
 
 
 class Spool:
@@ -98,6 +108,8 @@ class Spool:
         self._remote = remote
         self._schema = schema
         self._file = ""
+        self._aside = ""
+        self._aside_writer: Any = None
 
     def consume(self, values: Any) -> Spooled | list[Any]:
         """Read it to its end.
@@ -115,6 +127,8 @@ class Spool:
             if isinstance(values, pa.RecordBatchReader):
                 tables = (pa.Table.from_batches([batch]) for batch in values)
                 return self._tables("reader", tables, values.schema)
+            if isinstance(values, PickedRows):
+                return self._model_rows(values)
             iterator = iter(values)
             first = next(iterator, _END)
             if first is _END:
@@ -134,8 +148,9 @@ class Spool:
                 return self._dicts(cast(dict[str, Any], first), iterator)
             return [first, *iterator]
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(self._file)
+            for file in (self._file, self._aside):
+                with contextlib.suppress(OSError):
+                    os.unlink(file)
             raise
 
     # ------------------------------------------------------------------------------- tables
@@ -215,6 +230,28 @@ class Spool:
             writer.close(entries)
         return self._finished(draft, layout)
 
+    def _model_rows(self, rows: PickedRows) -> Spooled:
+        rows.set_aside = self._set_aside
+        first = next(rows, None)
+        if first is None:
+            made = self._planned(_RowPlan({}, {}, [], 0), io.BytesIO())
+        else:
+            made = self._dicts(first, rows)
+        if isinstance(made, list):
+            raise UnstorableError(
+                f"rows whose columns have no plain names, or are more than {MAX_COLUMNS}"
+            )
+        if self._aside_writer is not None:
+            self._aside_writer.close()
+        made.aside = self._aside
+        return made
+
+    def _set_aside(self, table: Any) -> None:
+        if self._aside_writer is None:
+            self._aside = self._temporary()
+            self._aside_writer = pa.ipc.new_file(self._aside, table.schema)
+        self._aside_writer.write_table(table)
+
     # ------------------------------------------------------------------------------- common
 
     def _items(self, rows: int) -> ItemTable:
@@ -232,13 +269,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _open(self, schema: Any, format: str) -> Generator[PartitionWriter]:
-        if isinstance(self._objects, LocalObjects):
-            self._file = self._objects.temporary(
-                f"data/{self._header.node:05d}/{self._header.batch:08d}"
-            )
-        else:
-            handle, self._file = tempfile.mkstemp(prefix="headrace-")
-            os.close(handle)
+        self._file = self._temporary()
         try:
             with pa.OSFile(self._file, "wb") as sink:
                 yield PartitionWriter(sink, schema, format, compress=self._remote, sample=None)
@@ -246,6 +277,14 @@ class Spool:
             if isinstance(error, StorageError) or error.errno is None:
                 raise
             raise as_storage_error(error, "write", self._file) from error
+
+    def _temporary(self) -> str:
+        """A new local file, where it can be put by a rename if that can be."""
+        if isinstance(self._objects, LocalObjects):
+            return self._objects.temporary(f"data/{self._header.node:05d}/{self._header.batch:08d}")
+        handle, file = tempfile.mkstemp(prefix="headrace-")
+        os.close(handle)
+        return file
 
     def _finished(self, draft: Draft, format: str) -> Spooled:
         checksum = size = 0
