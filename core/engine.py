@@ -293,6 +293,7 @@ class Engine:
                 options,
                 call.single,
                 window=None if call.single else call.window,
+                expected=call.expected,
                 keyed=call.key_fn is not None,
             )
             chunk = self.dispatcher.prepare(node, call, spec, static)

@@ -271,7 +271,8 @@ class Driver:
             if self.run.info.flow is not None:
                 self._warn_unseen(state)
                 level = logging.INFO if state.is_completed() else logging.ERROR
-                self._say(level, f"Finished in state {state}")
+                told = f"Finished in state {state}"
+                self._say(level, told, shown=bool(self.run.show.displays))
             ended = self.engine.finish(state)
             if ended is not state:  # the run is another driver's by now
                 self.run.raised()
@@ -285,9 +286,11 @@ class Driver:
         """`conclude`, without blocking the loop."""
         return await in_thread(self.conclude, state)
 
-    def _say(self, level: int, message: str) -> None:
+    def _say(self, level: int, message: str, *, shown: bool = False) -> None:
+        """A line of the flow's log; on standard error, too, unless a display has ``shown`` it."""
         self.engine.log(level, logs.FLOW_LOGGER, message)
-        logs.echo(level, logs.FLOW_LOGGER, message, self.run.name)
+        if not shown:
+            logs.echo(level, logs.FLOW_LOGGER, message, self.run.name)
 
     def _warn_unseen(self, state: State[Any]) -> None:
         """One line for failures that the flow neither looked at nor failed of."""

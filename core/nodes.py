@@ -98,6 +98,8 @@ class Node:
     parked: int = 0
     """Items whose arguments hold futures that have not ended."""
     total: int | None = None
+    expected: int | None = None
+    """Items that its input has, where that tells it before all of them were pulled."""
     exhausted: bool = False
     opened: bool = False
     feeding: bool = False
@@ -152,6 +154,19 @@ class Node:
     def stopped_early(self) -> bool:
         """It ends without waiting for the map that feeds it; a skipped one still counts its items."""
         return bool(self.fate) and self.fate != "skipped"
+
+    @property
+    def whole(self) -> int | None:
+        """Items that it has, or is to have when all of its input is pulled; None: nobody knows yet.
+
+        Of one that was stopped before that, those that it would have had.
+        """
+        head = self
+        while head.link is not None:
+            head = head.link
+        if head.expected is not None and (head.total is None or head.stopped or head.error):
+            return max(head.items.size, head.expected)
+        return self.total if head.total is None else head.total
 
     def item_done(self, position: int) -> bool:
         """The item has ended."""

@@ -153,7 +153,7 @@ class Notes:
             task=node.task_name,
             mapped=not node.single,
             state=node.state,
-            total=node.total,
+            total=node.whole,
             counts=node.items.named_counts(),
             upstream=self.edges.get(node, ()),
             bytes=node.bytes,

@@ -187,8 +187,12 @@ class FlowRun(Resumable, Shown, Generic[R]):
 
     @property
     def status(self) -> RunView:
-        """A snapshot: nodes with their counts by state, rates, slots."""
-        return self._live().view()
+        """A snapshot: nodes with their counts by state, rates, slots; none before it has begun."""
+        if self.engine is not None:
+            return self.engine.view()
+        from .views import view_before
+
+        return view_before(self.info, self._state)
 
     @property
     def graph(self) -> Graph:

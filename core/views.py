@@ -25,6 +25,8 @@ from .nodes import Node
 if TYPE_CHECKING:
     from .engine import Engine
     from .graph import Graph
+    from .runs import RunInfo
+    from .states import State
 
 _RATE_SECONDS = 5.0
 _SIGNATURES = 20
@@ -85,12 +87,7 @@ class Views:
         seconds = now - past[0][0]
         rate = (done - past[0][1]) / seconds if seconds > 0 else 0.0
         eta = None
-        source = node
-        while source.total is None and source.link is not None:  # it will have as many items
-            source = source.link
-        total = source.total
-        if total is None and not source.ended and source in self.engine.calls:
-            total = self.engine.calls[source].expected
+        total = node.whole
         if total is not None and rate > 0 and not node.ended:
             eta = (total - done) / rate
         kinds = self.kinds.get(node)
@@ -149,6 +146,22 @@ class Signatures:
         return {self.samples[kind]: count for kind, count in self.counts.most_common(most)}
 
 
+def view_before(info: RunInfo, state: State[Any]) -> RunView:
+    """A run that has not begun, or could not."""
+    return RunView(
+        id=str(info.id),
+        name=info.name,
+        flow=info.flow_name,
+        executor=info.executor.name,
+        state=state.name,
+        message=state.message,
+        elapsed_seconds=0.0,
+        slots=0,
+        busy=0,
+        nodes=(),
+    )
+
+
 def recorded_view(
     record: RunRecord, nodes: Sequence[NodeRecord], failed: Iterable[ItemRecord]
 ) -> RunView:
@@ -201,7 +214,7 @@ def graph_of(engine: Engine) -> Graph:
             n.key,
             mapped=not n.single,
             state=n.state,
-            total=n.total,
+            total=n.whole,
             counts=n.items.named_counts(),
         )
         for n in list(engine.nodes.values())

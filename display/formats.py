@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from ..core.sizes import scaled, size_text
+
 COUNT_UNITS = ("", "k", "M", "G", "T")
-SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
@@ -13,7 +14,7 @@ def count(value: float) -> str:
     """A count in at most five characters: ``980``, ``9,800``, ``1.2M``."""
     if value < 10_000:
         return f"{value:,.0f}"
-    return _scaled(value, COUNT_UNITS)
+    return "".join(scaled(value, COUNT_UNITS))
 
 
 def exact(value: int) -> str:
@@ -21,20 +22,7 @@ def exact(value: int) -> str:
     return f"{value:,}"
 
 
-def size(value: float) -> str:
-    """Bytes in powers of 1000: ``512 B``, ``3.4 GB``."""
-    text = _scaled(value, SIZE_UNITS)
-    digits = text.rstrip("".join(SIZE_UNITS))
-    return f"{digits} {text[len(digits) :]}"
-
-
-def _scaled(value: float, units: tuple[str, ...]) -> str:
-    i = 0
-    # 999,950 would round to 1000.0k.
-    while value >= 999.5 and i < len(units) - 1:
-        value /= 1000
-        i += 1
-    return f"{value:.1f}{units[i]}" if i and value < 99.95 else f"{value:,.0f}{units[i]}"
+size = size_text
 
 
 def duration(seconds: float) -> str:

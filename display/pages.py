@@ -36,7 +36,7 @@ def _run(run: Any) -> Sequence[str]:
     """A run, live or recorded: its card, and when which worker ran what."""
     try:
         view = run.status
-    except HeadraceError as error:  # it has not begun, or its record is gone
+    except HeadraceError as error:  # its record is gone
         return (f"<b>{escape(run.name)}</b> {html.pill(run.state.name)} {escape(str(error))}",)
     names = {node.node: node.name for node in view.nodes}
     return (html.run_card(view, timeline(run.batches(limit=MOST_BATCHES), names)),)

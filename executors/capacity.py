@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.errors import ResourceError
 from ..core.interfaces import Resources
+from ..core.sizes import size_text
 
 _MOST_OF_MEMORY = 0.9
 """The rest is for the driver and the system."""
@@ -82,10 +83,10 @@ class Capacity:
             if name == "memory" and not self.memory:
                 continue  # nobody said how much there is
             if amount > there.get(name, 0.0):
-                offered = ", ".join(f"{k}={v:g}" for k, v in sorted(there.items()))
+                offered = ", ".join(_told(*each) for each in sorted(there.items()))
                 raise ResourceError(
-                    f"a task asks for {name}={amount:g}, and executor {executor!r} can never give"
-                    f" it: it has {offered}. Ask for less, or give the executor more."
+                    f"a task asks for {_told(name, amount)}, and executor {executor!r} can never"
+                    f" give it: it has {offered}. Ask for less, or give the executor more."
                 )
         counts = [
             math.floor(there[name] / amount + 1e-9)
@@ -93,6 +94,10 @@ class Capacity:
             if name in there
         ]
         return max(1, int(min([*counts, self.cpus * _FREE_SLOTS])))
+
+
+def _told(name: str, amount: float) -> str:
+    return f"{name}={size_text(amount) if name == 'memory' else f'{amount:g}'}"
 
 
 def demands(need: Resources) -> dict[str, float]:

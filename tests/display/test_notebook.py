@@ -77,10 +77,13 @@ FLOW = (
 
 
 def test_a_flow_that_is_started_is_shown_below_its_cell_once() -> None:
-    first, _ = run_cells(
+    first, _, third = run_cells(
         FLOW + "run = prepare.start(30)\nrun",
         "go_on.set(); run.wait()",
+        "prepare(3);",
     )
+    (called,) = third["outputs"]  # and no line on standard error that says the same
+    assert "3/3" in "".join(called["data"]["text/html"])
     (output,) = first["outputs"]
     assert "30/30" in "".join(output["data"]["text/html"])
     assert "Completed" in "".join(output["data"]["text/plain"])

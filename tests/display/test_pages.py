@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_cancelled_run_is_not_shown_as_cancelling() -> None:
     assert run.status.state == "Cancelled"
 
 
-def test_the_total_of_a_list_is_known_before_all_of_it_was_pulled() -> None:
+def test_the_total_of_a_list_is_known_though_not_all_of_it_was_pulled() -> None:
     go_on = threading.Event()
 
     @headrace.task
@@ -102,11 +103,21 @@ def test_the_total_of_a_list_is_known_before_all_of_it_was_pulled() -> None:
         go_on.wait(60)
         return i
 
-    rows = waits.map(range(100_000))
-    view = rows.engine.node_view(rows.node)
+    @headrace.flow(executor="threads")
+    def long() -> None:
+        clean.map(waits.map(range(100_000))).wait()
+
+    run = long.start()
+    while len(run.status.nodes) < 2:  # none at first, which is no error
+        time.sleep(0.01)
+    totals = [node.total for node in run.status.nodes]
+    run.cancel()
     go_on.set()
-    rows.wait()
-    assert view.total == 100_000
+    run.wait()
+    assert totals == [100_000, 100_000]
+    for view in (run.status, RecordedRun(run.info.history, run.id).status):
+        assert [(node.state, node.total) for node in view.nodes] == [("Cancelled", 100_000)] * 2
+        assert sum(view.nodes[0].counts.values()) < 100_000
 
 
 def test_a_map_shows_its_line_and_the_first_failures() -> None:

@@ -19,6 +19,7 @@ import headrace
 from headrace.core.errors import ExecutorError, ResourceError
 from headrace.core.interfaces import Control, Isolation, Outcome, Resources
 from headrace.executors import wire
+from headrace.executors.capacity import Capacity
 from headrace.executors.dask import DaskExecutor
 from headrace.executors.inline import InlineExecutor
 from headrace.executors.processes import ProcessesExecutor
@@ -186,6 +187,13 @@ def test_a_need_that_can_never_be_met_says_what_there_is(bench):
         bench.pool.submit(
             make_batch([("ok",)], resources=Resources(custom=(("teapot", 1),))), print
         )
+
+
+def test_memory_is_told_as_people_read_it():
+    with pytest.raises(
+        ResourceError, match=r"memory=64\.0 GB, .* it has cpus=2, .*memory=12\.6 GB"
+    ):
+        Capacity(cpus=2, memory=12_600_000_000).fits(Resources(memory=64 * 10**9), "processes")
 
 
 @pytest.mark.parametrize("name", ["inline", "threads", "processes", "dask"])

@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: the live display moves and ends, on each executor.
+"""JupyterLab in a real browser: the live display moves and ends, and the stop button stops.
 
 Screenshots of what was seen are left in ``out/browser`` below the repository's root.
 """
@@ -29,6 +29,22 @@ OFFLINE = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
+
+
+ENDLESS = """
+import time, headrace
+
+@headrace.task
+def toil(i):
+    while True:
+        with open("at-work", "a") as file:
+            file.write(".")
+        time.sleep(0.02)
+
+@headrace.flow(executor="processes")
+def endless():
+    return toil.map(range(10))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +160,31 @@ def test_the_display_moves_and_ends(executor: str, lab: dict[str, str], page: Pa
     assert counts == sorted(counts)
     assert any(0 < count < total for count in counts), counts
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    _end_kernel(page)
+
+
+def test_the_stop_button_cancels_the_flow_and_ends_its_work(
+    lab: dict[str, str], page: Page
+) -> None:
+    opened(page, lab, "stop.ipynb", [ENDLESS, "endless()"])
+    shown = run_all(page)
+    wait_until(lambda: "2 of 2 slots" in shown.inner_text(), "both slots work")
+    work = Path(lab["root"], "at-work")
+    begun = work.stat().st_size
+    wait_until(lambda: work.stat().st_size > begun, "the workers write")
+    page.locator("[data-command='notebook:interrupt-kernel']").first.click()
+    seen_until(shown, "Interrupted from the keyboard")
+    raised = page.locator(".jp-OutputArea-output", has_text="KeyboardInterrupt")
+    wait_until(lambda: raised.count() > 0, "the cell has ended")
+    page.screenshot(path=SCREENSHOTS / "stop.png")
+    text = shown.inner_text()
+    assert "Cancelled" in text
+    assert "0/10" in text
+    # Processes of the pool stay, warm and idle.
+    ended = work.stat().st_size
+    page.wait_for_timeout(1000)
+    assert work.stat().st_size == ended
+    assert len(_children()) <= 2
     _end_kernel(page)
 
 
