@@ -203,6 +203,7 @@ class Dispatcher:
             persist=committed,
             upstream=tuple(map(self._upstream, prepared.static.dependencies)),
             salt=self.salt(node),
+            code=node.code,
         )
 
     def _upstream(self, dependency: Dependency) -> Upstream:

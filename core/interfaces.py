@@ -101,6 +101,24 @@ Upstream: TypeAlias = "Ref | MapRef | Raised"
 """What stands in for a future when arguments travel: resolved while they are unpickled."""
 
 
+Origin: TypeAlias = tuple[str, str]
+"""A file or partition that was read: its URL, and what changes with it (an ETag, a time), or "".
+
+A URL that ends with ``/`` is a folder: all partitions of a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a batch's items are made of, as far as that is in files and partitions."""
+
+    common: tuple[Origin, ...] = ()
+    """Of all items, or nobody can tell of which."""
+    items: Mapping[int, tuple[Origin, ...]] = field(default_factory=dict[int, Any])
+    """By position: what only that item reads."""
+    through: tuple[str, ...] = ()
+    """Keys of the nodes that the items went through before, in the same batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a batch: which node, which code, and which attempt of its items (from 1)."""
@@ -118,6 +136,8 @@ class Stage:
     """Values of the futures among the spec's static arguments, by number."""
     salt: bytes = b""
     """What these values add to the id that an item has in the stage before; b"": nothing."""
+    code: str = ""
+    """Fingerprint of the code that makes its values (`core.lineage`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,6 +680,7 @@ class RunStore(Protocol):
         journal/<segment>.jsonl      numbered from 1, each made by put-if-absent
         data/<node>/<batch>-<nonce>-<n>-<crc32>.<arrow|parquet>
         given/<nonce>                what failed items were given, packed (`core.given`)
+        lineage/<digest>.json        what partitions are made of, where that is a long list
         quarantine/<node>/...        rows that were set aside; named as the partition, and put before it
         claims/<batch>
         checkpoints/<node key's hash>/<item id>-<position>
@@ -706,11 +727,17 @@ class RunStore(Protocol):
         ...
 
     def encoder(
-        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
+        self,
+        spec: StageSpec,
+        batch: Batch,
+        stage: int,
+        ids: bytes | None = None,
+        inputs: Inputs = Inputs(),
     ) -> Encoder:
         """An encoder for one stage of one batch execution; draws the attempt's nonce.
 
-        ``ids`` are those of the batch's items, in their order; partitions keep them.
+        ``ids`` are those of the batch's items, in their order; partitions keep them, and what of
+        ``inputs`` is theirs.
         """
         ...
 

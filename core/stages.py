@@ -12,7 +12,8 @@ from typing import Any
 from .checkpoints import Checkpoints
 from .context import Cursor, CursorStage
 from .identity import NOBODY, SIZE, item_ids
-from .interfaces import Batch, LogLine, RefColumn, RunStore, Stage, StageSpec
+from .interfaces import Batch, Inputs, LogLine, RefColumn, RunStore, Stage, StageSpec
+from .origins import inputs_of, origins_of
 from .packing import MapArgument, unpack, unpack_static
 from .shipping import install
 
@@ -53,6 +54,8 @@ class LoadedStage:
             spec.static, stage.upstream, batch.live, batch.store, self.annotations
         )
         self.static = {name: self._form(name, value) for name, value in static.items()}
+        self.origins = origins_of(stage.upstream, static.values(), batch.store)
+        self.inputs = Inputs()
         if self.by_row and any(hasattr(v, "__headrace_rows__") for v in self.static.values()):
             raise TypeError(f"{spec.task_name!r} takes rows one by one: map over what has them")
         self.spread = self._caller()
@@ -97,6 +100,7 @@ class LoadedStage:
         input; those of committed values are their items'.
         """
         raw: list[Any] = unpack(batch.payload, batch.upstream, batch.live, batch.store)
+        self.inputs = inputs_of(batch, raw, self.origins)
         columns = [
             batch.store.load(column) if isinstance(column, RefColumn) else column for column in raw
         ]

@@ -40,6 +40,7 @@ from .interfaces import (
     End,
     Failure,
     FailureKind,
+    Inputs,
     LogLine,
     Mark,
     Outcome,
@@ -245,14 +246,18 @@ class _Body:
         self.returned = Positions(())
         self.lost = ""
         last = len(stages) - 1
+        inputs = stages[0].inputs
         self.encoders: list[Encoder | None] = []
         ids_of: list[bytes] = []
         for index, stage in enumerate(stages):
             ids = salted(ids, batch.stages[index].salt)
             ids_of.append(ids)
             keeps = stage.stage.persist or index == last
+            if index:
+                before = (*inputs.through, stages[index - 1].stage.key)
+                inputs = Inputs((*inputs.common, *stage.origins), inputs.items, before)
             self.encoders.append(
-                batch.store.encoder(stage.spec, batch, index, ids) if keeps else None
+                batch.store.encoder(stage.spec, batch, index, ids, inputs) if keeps else None
             )
         self.checkpoints = Checkpoints(batch, self.positions, ids_of)
         self.epoch = time.time_ns() - time.monotonic_ns()

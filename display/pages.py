@@ -123,6 +123,21 @@ def _item(item: Any) -> Sequence[str]:
     )
 
 
+def _lineage(lineage: Any) -> Sequence[str]:
+    """By task, from the last to the first; and the files that all began with."""
+    rows = [
+        html.row(task, run, code[:8], formats.exact(outputs), of)
+        for task, run, code, outputs, of in lineage.by_task()
+    ]
+    sources = lineage.sources
+    names = ", ".join(sources[:FIRST_ROWS]) + (" …" if len(sources) > FIRST_ROWS else "")
+    return (
+        f"<div><b>Lineage</b> {formats.exact(len(sources))} source files</div>",
+        html.table(("task", "run", "code", ">outputs", "from"), rows),
+        f'<div style="{html.FAINT}">{escape(names)}</div>',
+    )
+
+
 def _told(read: Callable[[], Any]) -> str:
     """A value, or why it cannot be had."""
     try:
@@ -212,6 +227,7 @@ _PAGES: Mapping[str, Callable[[Any], Sequence[str]]] = {
     "map": _map,
     "item": _item,
     "dataset": _dataset,
+    "lineage": _lineage,
     "callable": _callable,
     "executor": _executor,
 }

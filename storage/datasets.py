@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from ..core.errors import ConfigurationError
 from ..core.shown import Shown
 from .operating import Operations
-from .pieces import Piece, Scan
+from .pieces import Piece, Scan, origins_of
 from .unifying import unified
 
 if TYPE_CHECKING:
+    from .lineage import DatasetLineage
     from .making import Made
     from .statistics import ColumnStatistics
 
@@ -174,6 +175,20 @@ class Dataset(Operations, Shown):
 
     def __headrace_fingerprint__(self) -> str:
         return self.fingerprint
+
+    def __headrace_origins__(self) -> list[tuple[str, str]]:
+        """`core.interfaces.Origin` of what it reads."""
+        return origins_of(self.pieces)
+
+    def lineage(self) -> DatasetLineage:
+        """What made its partitions, of which inputs, and what made those, back to the first files.
+
+        Reads the footers of all that it meets, and no rows. Partitions that are gone (dropped
+        intermediates, deleted runs) are told as such; what they were made of is lost with them.
+        """
+        from .lineage import lineage_of
+
+        return lineage_of(self.pieces)
 
     # --------------------------------------------------------------------------------- read
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..core.interfaces import Part, Receipt
+from ..core.interfaces import Inputs, Part, Receipt
 from . import streams
 from .conforming import conform
 from .drafts import (
@@ -33,6 +33,7 @@ from .drafts import (
 from .forms import SCALARS, Form, pickled, sketch
 from .itemtables import Header
 from .objects import Objects
+from .origins import Made
 from .partitions import (
     checksum_of,
     choose_format,
@@ -71,6 +72,8 @@ class ArrowEncoder:
         The stated schema of the task's tables, or None.
     ids
         Ascending positions of the items that may be added (int64), and their ids (``V16``).
+    inputs, code
+        What the items are made of, and by whose code (`core.lineage`).
     """
 
     def __init__(
@@ -83,8 +86,11 @@ class ArrowEncoder:
         inline_bytes: int = 4 << 20,
         schema: Any = None,
         ids: tuple[Any, Any] | None = None,
+        inputs: Inputs = Inputs(),
+        code: str = "",
     ) -> None:
         self._ids = ids
+        self._made = Made(self._listed, inputs, code)
         self._objects = objects
         self._header = header
         self._format = format
@@ -232,6 +238,7 @@ class ArrowEncoder:
         spool = streams.Spool(
             self._objects,
             self._header,
+            self._made,
             position,
             start,
             self._format,
@@ -326,10 +333,14 @@ class ArrowEncoder:
         common = self._header
         return receipt_from(common.node, common.batch, common.attempt, part, draft.items, inline)
 
+    def _listed(self, path: str, data: bytes) -> str:
+        self._objects.write(path, data)
+        return self._objects.url_of(path)
+
     def _put(self, draft: Draft) -> tuple[Part, bytes | None]:
         table, items = draft.table, draft.items
         layout = choose_format(self._format, self._remote, table.schema, table.num_rows)
-        header = header_of(self._header, draft)
+        header = header_of(self._header, draft, self._made)
         data = encode_partition(table, header, items, layout, compress=self._remote)
         checksum = checksum_of(data)
         path = part_path(header, self._number, checksum, layout)
@@ -354,7 +365,7 @@ class ArrowEncoder:
         )
 
 
-def header_of(common: Header, draft: Draft) -> Header:
+def header_of(common: Header, draft: Draft, made: Made) -> Header:
     """The header of one partition."""
     return Header(
         run=common.run,
@@ -369,7 +380,7 @@ def header_of(common: Header, draft: Draft) -> Header:
         shapes=draft.shapes,
         extra=draft.extra,
         firsts=draft.firsts,
-        lineage=common.lineage,
+        lineage=made.lineage(draft.items.positions),
     )
 
 

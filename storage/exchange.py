@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from ..core.interfaces import Origin
 from .hashing import key_columns, place_hashes, row_hashes
 from .nodedata import PartPiece
 from .ordering import Order, evenly
@@ -293,6 +294,10 @@ class BucketPiece:
     @property
     def name(self) -> str:
         return f"{self.part.name}#{self.bucket}"
+
+    @property
+    def origin(self) -> Origin:
+        return self.part.origin
 
     @property
     def rows(self) -> int | None:

@@ -31,6 +31,7 @@ _OWN = frozenset(
         "data",
         "given",
         "quarantine",
+        "lineage",
         "claims",
         "checkpoints",
         "logs",

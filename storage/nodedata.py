@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.errors import ConfigurationError
-from ..core.interfaces import Manifest, ObjectInfo, Part
+from ..core.interfaces import Manifest, ObjectInfo, Origin, Part
 from .loading import OpenPart
 from .partitions import PartitionReader
 from .pieces import Piece, Scan, scan_table
@@ -43,6 +43,10 @@ class PartPiece:
     @property
     def name(self) -> str:
         return f"{self.run.url}/{self.part.path}"
+
+    @property
+    def origin(self) -> Origin:
+        return self.name, ""
 
     @property
     def bytes(self) -> int:

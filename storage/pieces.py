@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from ..core.interfaces import Origin
 from .unifying import align
 
 
@@ -29,6 +30,11 @@ class Scan:
 
 class Piece(Protocol):
     """Part of a dataset. Frozen and picklable; it opens what it needs where it is read."""
+
+    @property
+    def origin(self) -> Origin | None:
+        """The file or partition that it is of; None: it is in memory."""
+        ...
 
     @property
     def name(self) -> str:
@@ -69,6 +75,11 @@ class Piece(Protocol):
     def batches(self, scan: Scan) -> Iterator[Any]:
         """Its rows as record batches of ``scan.result``."""
         ...
+
+
+def origins_of(pieces: Iterable[Piece]) -> list[Origin]:
+    """The files and partitions that pieces are of, each once."""
+    return list(dict.fromkeys(origin for each in pieces if (origin := each.origin) is not None))
 
 
 def scan_table(table: Any, scan: Scan) -> Iterator[Any]:

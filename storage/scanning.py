@@ -16,6 +16,7 @@ from pyarrow.csv import ParseOptions
 from pyarrow.fs import PyFileSystem
 
 from ..core.errors import ConfigurationError, HeadraceError
+from ..core.interfaces import Origin
 from .cutting import Span, SpanFile, csv_spans, line_spans
 from .decoding import decoded, is_large
 from .nodedata import PartPiece
@@ -74,6 +75,10 @@ class FilePiece:
     @property
     def name(self) -> str:
         return self.source.show(self.path)
+
+    @property
+    def origin(self) -> Origin:
+        return self.name, self.stamp
 
     @property
     def bytes(self) -> int:
@@ -286,6 +291,10 @@ class TablePiece:
     @property
     def name(self) -> str:
         return "a table in memory"
+
+    @property
+    def origin(self) -> None:
+        return None
 
     @property
     def rows(self) -> int:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..core.interfaces import Origin
 from .partitions import MOST_GROUP_ROWS
-from .pieces import Piece, Scan
+from .pieces import Piece, Scan, origins_of
 from .scanning import FilePiece
 from .splitting import by_bytes
 
@@ -40,6 +41,9 @@ class Share:
         for part in (*parts, self.scan.filter):
             digest.update(str(part).encode() + b"\0")
         return digest.hexdigest()
+
+    def __headrace_origins__(self) -> list[Origin]:
+        return origins_of(self.pieces)
 
     @property
     def counted(self) -> int | None:

@@ -63,6 +63,7 @@ class DatasetWriter:
         max_rows: int | None,
         max_bytes: int,
         first_name: str = "part",
+        metadata: Any = None,
     ) -> None:
         missing = [name for name in partition_by if name not in schema.names]
         if missing:
@@ -72,7 +73,7 @@ class DatasetWriter:
         self._by = list(partition_by)
         self._max_rows = max_rows
         self._max_bytes = max_bytes
-        self._schema = pa.schema([f for f in schema if f.name not in self._by])
+        self._schema = pa.schema([f for f in schema if f.name not in self._by], metadata)
         self._nonce = os.urandom(4).hex()
         self._first_name = first_name
         self._number = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigurationError, StorageError
 from ..core.interfaces import (
     Batch,
+    Inputs,
     Manifest,
     ObjectInfo,
     Part,
@@ -237,7 +238,12 @@ class ArrowRunStore:
     # -------------------------------------------------------------------------------- values
 
     def encoder(
-        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
+        self,
+        spec: StageSpec,
+        batch: Batch,
+        stage: int,
+        ids: bytes | None = None,
+        inputs: Inputs = Inputs(),
     ) -> ArrowEncoder:
         """An encoder for one stage of one batch execution, with a nonce of its own."""
         from ..core.items import indices
@@ -263,6 +269,8 @@ class ArrowRunStore:
             inline_bytes=batch.inline_bytes,
             schema=read_schema(spec.schema),
             ids=None if ids is None else (indices(batch.positions), as_ids(ids)),
+            inputs=inputs,
+            code=step.code,
         )
 
     def load(self, column: RefColumn) -> list[Any]:

@@ -28,6 +28,7 @@ from .forms import NULL, PICKLE, Form, merged_form
 from .itemtables import HEADER_KEY, ITEMS_KEY, Header, ItemTable, pack_items
 from .localfiles import LocalObjects
 from .objects import Objects
+from .origins import Made
 from .partitions import ARROW, PartitionWriter, choose_format
 from .pickles import dump
 from .retrying import as_storage_error
@@ -36,8 +37,8 @@ from .tables import freeze_table
 
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 32 << 20
-_RESERVED = {HEADER_KEY: b"#" * 2048, ITEMS_KEY: b"@" * 1024}
-"""Kept in an Arrow file's footer for what is known only at its end (see `_patch`)."""
+_SPARE = 256
+_ITEMS_ROOM = 1024
 
 
 _END = object()
@@ -94,6 +95,7 @@ class Spool:
         self,
         objects: Objects,
         header: Header,
+        made: Made,
         position: int,
         started_ns: int,
         format: str,
@@ -102,6 +104,7 @@ class Spool:
     ) -> None:
         self._objects = objects
         self._header = header
+        self._made = made
         self._position = position
         self._started_ns = started_ns
         self._format = format
@@ -160,8 +163,9 @@ class Spool:
         schema = self._schema or schema
         layout = choose_format(self._format, self._remote, schema, 1)
         with self._open(schema, layout) as writer:
+            blank = self._blank(kind, extra)
             if layout == ARROW:
-                writer.open_arrow(_RESERVED)
+                writer.open_arrow(blank)
             rows = 0
             for number, chunk in enumerate(tables if as_they_are else _gathered(tables)):
                 rows += chunk.num_rows
@@ -176,13 +180,9 @@ class Spool:
                 HEADER_KEY: header.to_json().encode(),
                 ITEMS_KEY: pack_items(items).encode(),
             }
-            if layout == ARROW and any(len(entries[k]) > len(v) for k, v in _RESERVED.items()):
-                raise UnstorableError(
-                    "the description of a streamed frame is too long for its file: yield Arrow tables"
-                )
             writer.close(entries)
         if layout == ARROW:
-            _patch(self._file, entries)
+            _patch(self._file, blank, entries)
         return self._finished(draft, layout)
 
     # -------------------------------------------------------------------------------- dicts
@@ -262,10 +262,15 @@ class Spool:
             rows,
         )
 
+    def _blank(self, kind: str, extra: str) -> dict[bytes, bytes]:
+        """Room in an Arrow file's footer for what is known only at its end (see `_patch`)."""
+        header = self._header_of(Draft(kind, self._items(0), extra=extra)).to_json().encode()
+        return {HEADER_KEY: b"#" * (len(header) + _SPARE), ITEMS_KEY: b"@" * _ITEMS_ROOM}
+
     def _header_of(self, draft: Draft) -> Header:
         from .encoding import header_of
 
-        return header_of(self._header, draft)
+        return header_of(self._header, draft, self._made)
 
     @contextlib.contextmanager
     def _open(self, schema: Any, format: str) -> Generator[PartitionWriter]:
@@ -338,7 +343,7 @@ def _fitted(table: Any, schema: Any, number: int) -> Any:
         ) from error
 
 
-def _patch(file: str, entries: dict[bytes, bytes]) -> None:
+def _patch(file: str, blanks: dict[bytes, bytes], entries: dict[bytes, bytes]) -> None:
     """Fill in the reserved footer entries of an Arrow file.
 
     The format wants the footer's entries when the file is opened; a streamed item's rows and end are
@@ -349,7 +354,7 @@ def _patch(file: str, entries: dict[bytes, bytes]) -> None:
         start = max(0, size - (8 << 20))
         handle.seek(start)
         tail = handle.read()
-        for key, blank in _RESERVED.items():
+        for key, blank in blanks.items():
             at = tail.rfind(blank)
             if at < 0:
                 raise StorageError("the footer of a streamed partition has an unknown layout")

@@ -21,9 +21,11 @@ from typing import Any
 import pyarrow as pa
 
 from ..core.errors import AlreadyExistsError, ConfigurationError, StorageError
+from ..core.interfaces import Origin
 from .locations import Location
 from .objects import Objects, open_objects
 from .opening import MANIFEST, read_manifest, root_path
+from .origins import written_by
 from .sinks import STAGED, DatasetWriter
 from .sources import Source
 from .store import below
@@ -68,8 +70,8 @@ class Target:
         """Where its files wait."""
         return open_objects(below(self.location, f"{STAGING}/{self.write}"), self.options)
 
-    def writer(self, first_name: str = "part") -> DatasetWriter:
-        """A writer of some of the rows; several may write at a time."""
+    def writer(self, origins: Sequence[Origin], first_name: str = "part") -> DatasetWriter:
+        """A writer of some of the rows, which are from these files; several may write at a time."""
         return DatasetWriter(
             self.staging,
             self.schema,
@@ -78,6 +80,7 @@ class Target:
             self.max_rows,
             self.max_bytes,
             first_name,
+            written_by(origins),
         )
 
     def begin(self) -> list[dict[str, Any]] | None:
@@ -112,7 +115,7 @@ class Target:
             A written file is not there any more.
         """
         if not files and not kept and not self.partition_by:
-            writer = self.writer()
+            writer = self.writer(())
             writer.write_nothing()
             files = [file.record() for file in writer.close()]
         objects = self.objects

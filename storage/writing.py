@@ -63,7 +63,7 @@ def _write_here(dataset: Dataset, target: Target) -> None:
     kept = target.begin()
     if kept is None:
         return
-    writer = target.writer()
+    writer = target.writer(dataset.__headrace_origins__())
     try:
         for batch in dataset.iter_batches():
             writer.write(pa.Table.from_batches([batch]))
@@ -117,7 +117,7 @@ def begin(target: Target) -> list[dict[str, Any]] | None:
 def write_share(number: int, share: Share, target: Target, after: Dataset) -> list[dict[str, Any]]:
     """Write a share's rows, in order."""
     del after
-    writer = target.writer(f"part-{number:05d}")
+    writer = target.writer(share.__headrace_origins__(), f"part-{number:05d}")
     try:
         for table, _ in share.chunks(CHUNK_BYTES):
             writer.write(table)
@@ -131,7 +131,7 @@ def write_folders(
     bucket: int, target: Target, shares: Dataset, buckets: int, size: int
 ) -> list[dict[str, Any]]:
     """Write all rows of some folders, one folder after the other."""
-    writer = target.writer(f"part-{bucket:05d}")
+    writer = target.writer(shares.__headrace_origins__(), f"part-{bucket:05d}")
     try:
         for group in groups_of(shares, target.partition_by, bucket, buckets, size, streaming=True):
             for batch in group if isinstance(group, pa.RecordBatchReader) else group.to_batches():

@@ -14,6 +14,7 @@ from headrace.core.interfaces import (
     Batch,
     Encoder,
     Failure,
+    Inputs,
     Mark,
     Positions,
     Receipt,
@@ -43,9 +44,9 @@ class FlakyStore:
         return getattr(self.inner, name)
 
     def encoder(
-        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None = None
+        self, spec: StageSpec, batch: Batch, stage: int, ids: bytes | None, inputs: Inputs
     ) -> Encoder:
-        encoder = self.inner.encoder(spec, batch, stage, ids)
+        encoder = self.inner.encoder(spec, batch, stage, ids, inputs)
         plain = encoder.flush
 
         def flush() -> tuple[Receipt, ...]:

@@ -375,7 +375,7 @@ def test_a_failed_write_leaves_the_old_dataset_and_nothing_else(tmp_path: Path):
     before = sorted(p.name for p in target.iterdir())
 
     class Broken:  # a Piece
-        name, rows, bytes, fingerprint = "broken", 1, 1, ""
+        name, rows, bytes, fingerprint, origin = "broken", 1, 1, "", None
 
         def schema(self) -> Any:
             return TABLE.schema
