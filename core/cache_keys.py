@@ -36,7 +36,10 @@ _FEW = 8
 _KEY = "(key)"
 """In place of an argument's name: what the policy's functions give."""
 _LABEL = re.compile(r"[^A-Za-z0-9_]+")
-_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
+_PLAIN = frozenset({int, float, bool, type(None)})
+
+Arguments = dict[str, list[tuple[str, str]]]
+"""Argument -> digest (hex) and short text, of each of some items or one for all."""
 
 
 class KeyPart(NamedTuple):
@@ -74,19 +77,23 @@ class Keys:
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
     """By index: why an item has no key."""
 
-    def arguments(self, index: int) -> dict[str, tuple[str, str]]:
-        """Digest and short text of each of an item's arguments."""
-        found: dict[str, tuple[str, str]] = {}
+    def arguments(self, at: Sequence[int]) -> Arguments:
+        """Digests and short texts of the arguments of some items."""
+        found: Arguments = {}
         for name, digests, values in zip(self.names, self.digests, self.values, strict=True):
-            at = index if len(digests) > 1 or len(values) > 1 else 0
-            found[name] = bytes(digests[at]).hex(), short(_element(values, at))
+            one = len(digests) == len(values) == 1
+            chosen = [0] if one else at
+            packed = digests[np.asarray(chosen, np.int64)].tobytes().hex()
+            hexes = [packed[i : i + 2 * SIZE] for i in range(0, len(packed), 2 * SIZE)]
+            found[name] = list(zip(hexes, _texts(values, chosen), strict=True))
         return found
 
 
-def _element(values: Any, index: int) -> Any:
+def _texts(values: Any, at: Sequence[int]) -> list[str]:
     if isinstance(values, RefColumn):
-        return Referred(f"{values.parts[values.part[index]].path}[{values.index[index]}]")
-    return values[index]
+        path, part, index = [p.path for p in values.parts], values.part, values.index
+        return [short(Referred(f"{path[part[i]]}[{index[i]}]")) for i in at]
+    return [short(values[i]) for i in at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,11 +289,13 @@ def function_texts(
 def short(value: Any) -> str:
     """A value in a few words, without looking at much of it."""
     kind = type(value)
-    if kind in (str, bytes):
+    if kind is str or kind is bytes:
         value = value[:_WIDTH]
+    elif kind in _PLAIN:
+        pass
     elif isinstance(value, (Future, MapFuture)):
         return repr(value)[:_WIDTH]
-    elif kind not in _PLAIN:
+    else:
         size = getattr(value, "shape", None) or getattr(value, "num_rows", None)
         if size is not None:
             return f"<{kind.__qualname__} {size}>"

@@ -19,6 +19,7 @@ import numpy as np
 
 from .cache_index import CacheTable, Line, base_folder, with_run, write_segment
 from .cache_keys import (
+    Arguments,
     KeyContext,
     KeyPart,
     Keys,
@@ -73,10 +74,8 @@ class Plan:
     base: Base
     asked: bool = False
     """Of a single call: it has been looked up."""
-    waiting: dict[int, tuple[bytes, dict[str, tuple[str, str]]]] = field(
-        default_factory=dict[int, Any]
-    )
-    """Position -> key and arguments of an item that is not in the cache."""
+    waiting: dict[int, tuple[bytes, Arguments, int]] = field(default_factory=dict[int, Any])
+    """Position -> key of an item that is not in the cache, and its arguments: which of those."""
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
     most: int = 0
     """Items to be pulled at once, as most of the last ones were in the cache."""
@@ -252,10 +251,12 @@ class Caching:
         if not options.refresh_cache and table.lines:
             line, place = table.find(keys.packed, time.time(), _seconds(options))
             found = table.receipts(node.id, positions, line, place)
-        for index in np.flatnonzero(line < 0).tolist():
+        missed = np.flatnonzero(line < 0).tolist()
+        arguments = keys.arguments(missed)
+        for place, index in enumerate(missed):
             key = keys.packed[index * SIZE : (index + 1) * SIZE]
             if key != NOBODY:
-                plan.waiting[at[index]] = key, keys.arguments(index)
+                plan.waiting[at[index]] = key, arguments, place
         return found
 
     # ----------------------------------------------------------------------- new entries
@@ -281,8 +282,8 @@ class Caching:
             ended=receipt.ended,
             expires=None if lifetime is None else receipt.ended + lifetime,
             places=places.tolist(),
-            keys=b"".join(key for _, (key, _arguments) in known),
-            arguments=_columns([arguments for _, (_key, arguments) in known]),
+            keys=b"".join([key for _, (key, _arguments, _place) in known]),
+            arguments=_columns([(told, place) for _, (_key, told, place) in known]),
         )
         plan.base.table.add(line)
         with self.lock:
@@ -300,7 +301,7 @@ class Caching:
             node.key,
             position,
             parts=() if plan is None else plan.base.parts,
-            arguments=None if waiting is None else waiting[1],
+            arguments=None if waiting is None else _one(*waiting[1:]),
         )
 
     def flush(self) -> None:
@@ -335,12 +336,17 @@ def _value(value: Any) -> Any:
     return value.result() if isinstance(value, (Future, MapFuture)) else value
 
 
-def _columns(items: Sequence[Mapping[str, tuple[str, str]]]) -> dict[str, list[list[str]]]:
+def _one(arguments: Arguments, place: int) -> dict[str, tuple[str, str]]:
+    """Argument -> digest and text of one item."""
+    return {name: pairs[place if len(pairs) > 1 else 0] for name, pairs in arguments.items()}
+
+
+def _columns(items: Sequence[tuple[Arguments, int]]) -> dict[str, list[list[str]]]:
     """Argument -> digests and texts: one for each item, or one where all are equal."""
     found: dict[str, list[list[str]]] = {}
-    for name in items[0]:
-        pairs = [each[name] for each in items]
-        if all(digest == pairs[0][0] for digest, _ in pairs):
+    for name in items[0][0]:
+        pairs = [told[name][place if len(told[name]) > 1 else 0] for told, place in items]
+        if len({digest for digest, _ in pairs}) == 1:
             pairs = pairs[:1]
-        found[name] = [[digest for digest, _ in pairs], [text for _, text in pairs]]
+        found[name] = [list(each) for each in zip(*pairs, strict=True)]
     return found
