@@ -25,7 +25,7 @@ from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from ..core.errors import ExecutorError
-from ..core.interfaces import Batch, Control, Isolation, Report
+from ..core.interfaces import ORPHAN_SECONDS, Batch, Control, Isolation, Report
 from .host import Host
 from .launch import Launch, here
 from .supervisor import refused
@@ -34,6 +34,8 @@ from .wire import Setup, Versions, versions
 POLL_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
 _SILENCE_SECONDS = 15.0
+_HEAR_SECONDS = 2.0
+"""For which a worker that ends waits until the driver has heard its last words."""
 _HELD_BYTES = 64 << 20
 _REPLY_BYTES = 16 << 20
 _DEPOTS = "_headrace_depots"
@@ -168,22 +170,37 @@ class Depot:
             self._loop.call_soon_threadsafe(self._news.set)  # a poll under way ends
         self._start(self._host.close)
 
-    def close_and_wait(self) -> None:
+    async def retire(self) -> None:
+        """End in order, as the worker is told to: what has finished is committed and told."""
+        if not self.closed:
+            self._watch.cancel()  # leases are taken back from a worker that ends
+            await asyncio.to_thread(self._retire)
+            self.close()
+
+    def _retire(self) -> None:
+        self.say(("leaving", ""))
+        self._host.retire(ORPHAN_SECONDS)
+        with self._room:
+            self._room.wait_for(lambda: not self._outbox, _HEAR_SECONDS)
+
+    async def close_and_wait(self) -> None:
         """As `close`, and wait for the children's end."""
         self.close()
-        self._host.close()
+        await asyncio.to_thread(self._host.close)
 
 
 class DepotPlugin(WorkerPlugin):
-    """Closes a depot with its worker."""
+    """Ends a depot with its worker: one that is told to end (preempted, retired) does so in order."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
 
     async def teardown(self, worker: Any) -> None:
-        depot = getattr(worker, _DEPOTS, {}).pop(self.pool, None)
+        depot: Depot | None = getattr(worker, _DEPOTS, {}).get(self.pool)
         if depot is not None:
-            await asyncio.to_thread(depot.close_and_wait)
+            await depot.retire()
+            await depot.close_and_wait()
+            vars(worker)[_DEPOTS].pop(self.pool, None)
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -197,8 +214,8 @@ async def install(pool: str, setup: Setup, dask_worker: Any = None) -> Versions:
     logging.getLogger("distributed.worker").addFilter(_quiet)  # the same function is added once
     depots = vars(dask_worker).setdefault(_DEPOTS, {})
     if pool not in depots or depots[pool].closed:
-        depots[pool] = Depot(dask_worker, setup)
         await dask_worker.plugin_add(DepotPlugin(pool), name=f"headrace-{pool}")
+        depots[pool] = Depot(dask_worker, setup)
     return versions(libraries=True)
 
 
@@ -216,6 +233,9 @@ async def command(pool: str, commands: bytes, dask_worker: Any = None) -> None:
 
 async def leave(pool: str, dask_worker: Any = None) -> None:
     """Close a depot and wait until its children have ended."""
+    depot = vars(dask_worker).get(_DEPOTS, {}).get(pool)
+    if depot is not None:
+        depot.close()
     await dask_worker.plugin_remove(name=f"headrace-{pool}")
 
 

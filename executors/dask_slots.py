@@ -72,7 +72,7 @@ class DaskRunner:
     def capacity(self) -> Capacity:
         """All workers together."""
         with self._lock:
-            workers = [worker.capacity for worker in self._workers.values()]
+            workers = self._capacities()
         custom: dict[str, float] = {}
         for one in workers:
             for name, amount in one.custom.items():
@@ -84,10 +84,13 @@ class DaskRunner:
             custom,
         )
 
+    def _capacities(self) -> list[Capacity]:
+        return [worker.capacity for worker in self._workers.values() if not worker.leaving]
+
     def fits(self, need: Resources) -> int:
         """Batches with this need that the workers, as they are now, can run at a time."""
         with self._lock:
-            workers = [worker.capacity for worker in self._workers.values()]
+            workers = self._capacities()
         if not workers:
             return 1  # something must be handed over before a cluster grows from nothing
         count = 0
@@ -304,9 +307,11 @@ class DaskRunner:
             if flight is not None:
                 flight.hear(said)
             return
-        _, name = said
+        what, name = said
         with self._lock:
-            if name in worker.leases:
+            if what == "leaving":
+                worker.leave()
+            elif name in worker.leases:
                 worker.held.add(name)
             self._lock.notify_all()
 
@@ -333,7 +338,7 @@ class DaskRunner:
 
     def _lease_all(self) -> None:
         for worker in list(self._workers.values()):
-            if worker.ready and not worker.leases:
+            if worker.ready and not (worker.leases or worker.leaving):
                 self._lease(worker)
 
     def _lease(self, worker: Worker) -> None:

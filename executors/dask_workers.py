@@ -51,7 +51,13 @@ class Worker:
         self.orders: list[tuple[Any, ...]] = []
         self.sending = False
         self.acknowledged = 0
-        self.ready = False
+        self.ready = self.leaving = False
+
+    def leave(self) -> None:
+        """It is about to end: what it runs is listened to, and nothing more is placed there."""
+        self.leaving = True
+        self.held.clear()
+        self.leases.clear()
 
     def now(self) -> Capacity:
         """What may be used: the threads on which a lease is held."""

@@ -50,17 +50,29 @@ class Host:
         self._idle_threads: list[ThreadSlot] = []
         self._running: dict[tuple[str, int], Slot] = {}
         self._asked: OrderedDict[tuple[str, int], Control] = OrderedDict()
-        self._closed = False
+        self._calls = 0
+        self._retired = self._closed = False
 
     def run(self, batch: Batch, sink: Sink) -> None:
         """Run a batch here and now; returns when it has ended."""
+        with self._lock:
+            self._calls += 1
+        try:
+            self._run(batch, sink)
+        finally:
+            with self._lock:
+                self._calls -= 1
+                self._lock.notify_all()
+
+    def _run(self, batch: Batch, sink: Sink) -> None:
         key = batch.run_id, batch.id
         with self._lock:
-            slot = None if self._closed else self._pick(batch)
+            slot = None if self._retired or self._closed else self._pick(batch)
             if slot is not None:
                 self._running[key] = slot
         if slot is None:
-            sink(Report(*key, end=End(Outcome.KILLED, "the pool was closed")))
+            killed = End(Outcome.KILLED, "the pool was closed")
+            sink(Report(*key, end=killed if self._closed else End(Outcome.RECALLED)))
             return
         held: list[Report] = []
 
@@ -123,6 +135,22 @@ class Host:
     def _was_asked(self, key: tuple[str, int]) -> Control | None:
         with self._lock:
             return self._asked.get(key)
+
+    def retire(self, seconds: float) -> None:
+        """End in order: what runs ends with its running items, and hands back the rest. Blocks.
+
+        For at most so long; then all is ended as by `close`. When it returns, every sink has been told.
+        """
+        with self._lock:
+            self._retired = True
+            running = list(self._running)
+        for key in running:
+            self.control(*key, Control.RECALL, seconds)
+        with self._lock:
+            self._lock.wait_for(lambda: not self._calls, seconds)
+        self.close()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._calls, _COOPERATE_SECONDS)
 
     def close(self) -> None:
         """End all slots and wait for their children. Idempotent."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import queue
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from ray.exceptions import RayError
 
 from ..core.errors import ExecutorError, HeadraceError, VersionMismatchError
 from ..core.interfaces import (
+    ORPHAN_SECONDS,
     Batch,
     Control,
     End,
@@ -37,6 +39,8 @@ from .wire import Setup, Versions, differences, misfit, versions
 _LOOK_SECONDS = 1.0
 _FORCE_SECONDS = 3.0
 """Beyond a kill's grace, before the actor itself is killed."""
+_ROOM_SECONDS = 10.0
+"""For which an actor waits for its resources before idle ones of other shapes make room."""
 _PACKAGE = __name__.partition(".")[0]
 _STRIPPED = ("RAY_", "PYTHONBREAKPOINT")
 
@@ -53,13 +57,30 @@ class SlotActor:
         node = ray.get_runtime_context().get_node_id()
         setup = replace(here(node), body=driver.body)
         self._host = Host(Launch(setup=setup, without=_STRIPPED), node=node)
+        self._leaving = False
+        self._end = signal.signal(
+            signal.SIGTERM, self._retire
+        )  # actors are made in the main thread
+
+    def _retire(self, number: int, frame: Any) -> None:
+        """Told to end (preempted): what has finished is committed and told, then Ray's way of it."""
+        if self._leaving:
+            if callable(self._end):
+                self._end(number, frame)
+            return
+        self._leaving = True
+        threading.Thread(target=self._end_in_order, name="headrace-leaving", daemon=True).start()
+
+    def _end_in_order(self) -> None:
+        self._host.retire(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def hello(self) -> Versions:
         """What must fit between this worker and the driver."""
         return versions(libraries=True)
 
     def run(self, run_id: str, number: int, payload: bytes) -> Iterator[bytes]:
-        """Run a pickled batch; yields pickled lists of reports."""
+        """Run a pickled batch; yields pickled lists of reports, and None where the actor is leaving."""
         said: queue.SimpleQueue[Report] = queue.SimpleQueue()
         try:
             batch: Batch = pickle.loads(payload)
@@ -80,6 +101,8 @@ class SlotActor:
             ended = reports[-1].end is not None
             yield pickle.dumps(reports, 5)
         thread.join()
+        if self._leaving:
+            yield pickle.dumps(None)
 
     def control(self, run_id: str, batch: int, request: str, grace: float) -> None:
         """Ask something of the running batch, or of one that comes soon."""
@@ -98,6 +121,8 @@ class _Actor:
     shape: Resources
     idle_since: float = 0.0
     greeted: bool = False
+    leaving: bool = False
+    """It has been told to end, and takes nothing more."""
 
 
 class RayRunner:
@@ -156,7 +181,8 @@ class RayRunner:
         try:
             payload = pickle.dumps(batch, 5)
             actor = self._take(batch)
-            if self._greet(actor, key):
+            actor, up = self._greet(actor, key)
+            if up:
                 for report in self._stream(actor, key, payload):
                     if report.end is None:
                         sink(report)
@@ -181,7 +207,7 @@ class RayRunner:
             timer = self._timers.pop(key, None)
             if timer is not None:
                 timer.cancel()
-            if actor is not None:
+            if actor is not None and not actor.leaving:
                 actor.idle_since = time.monotonic()
                 self._idle.append(actor)
         sink(last or Report(*key, end=End(Outcome.LOST, "the actor's stream ended without an end")))
@@ -194,7 +220,9 @@ class RayRunner:
         if asked is not None:
             self._tell(actor, key, *asked)
         for reference in stream:
-            yield from pickle.loads(ray.get(reference))
+            said: list[Report] | None = pickle.loads(ray.get(reference))
+            actor.leaving = actor.leaving or said is None
+            yield from said or ()
 
     def _lost(self, error: RayError, key: tuple[str, int]) -> End:
         if self._was(Control.KILL, key):
@@ -237,16 +265,10 @@ class RayRunner:
     def _take(self, batch: Batch) -> _Actor:
         """An idle actor of the right shape, or a new one; others make room for it."""
         shape = batch.resources
-        with self._lock:
-            fit = [actor for actor in self._idle if actor.shape == shape]
-            if fit:
-                self._idle.remove(fit[-1])
-                return fit[-1]
+        if (fit := self._fitting(shape)) is not None:
+            return fit
         if ray.available_resources().get("CPU", 0.0) < shape.cpus:
-            with self._lock:
-                others, self._idle = self._idle, []
-            for actor in others:
-                self._discard(actor)
+            self._make_room()
         options = {
             "num_cpus": shape.cpus,
             "num_gpus": shape.gpus,
@@ -259,19 +281,43 @@ class RayRunner:
         made: Any = remote(concurrency_groups={"control": 2})(SlotActor)
         return _Actor(made.options(**options).remote(here()), shape)
 
-    def _greet(self, actor: _Actor, key: tuple[str, int]) -> bool:
-        """Wait until the actor is up, however long the cluster takes; False: withdrawn."""
+    def _fitting(self, shape: Resources, *, up: bool = False) -> _Actor | None:
+        """An idle actor of this shape, which is the caller's from now on; ``up``: one that is."""
+        with self._lock:
+            fit = [a for a in self._idle if a.shape == shape and (a.greeted or not up)]
+            if fit:
+                self._idle.remove(fit[-1])
+            return fit[-1] if fit else None
+
+    def _make_room(self) -> None:
+        with self._lock:
+            others, self._idle = self._idle, []
+        for actor in others:
+            self._discard(actor)
+
+    def _greet(self, actor: _Actor, key: tuple[str, int]) -> tuple[_Actor, bool]:
+        """Wait until the actor is up, however long the cluster takes; False: withdrawn.
+
+        One that falls idle meanwhile takes its place: where a node is lost, it may hold what the
+        other waits for.
+        """
         hello = None if actor.greeted else actor.handle.hello.remote()
+        room = time.monotonic() + _ROOM_SECONDS
         while hello is not None:
             with self._lock:
                 if self._closing.is_set() or key in self._asked:
-                    return False
+                    return actor, False
             ready, _ = ray.wait([hello], timeout=0.25)
             if ready:
                 self._check(_told(hello))
                 actor.greeted = True
                 hello = None
-        return True
+            elif (other := self._fitting(actor.shape, up=True)) is not None:
+                self._discard(actor)
+                return other, True
+            elif time.monotonic() > room:
+                self._make_room()
+        return actor, True
 
     def _check(self, theirs: Versions) -> None:
         why = misfit(self._mine, theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,29 @@ import pytest
 
 from ..core.annotations import unmapped
 from ..core.errors import TaskCrashed
+from ..core.settings import settings_override
 from ..core.tasks import task
 from .faults import Death, TimingMap
 from .scripts import run_script
 from .suite import Suite
+from .tally import Tally
 
 _ITEMS = 16
+_TOLD_AT = 12
 
 
 @task(infra_retries=1)
 def fragile(timing: TimingMap, item: int) -> int:
     return timing.act(item)
+
+
+@task(infra_retries=0)
+def preempted(timing: TimingMap, item: int) -> int:
+    """One of the items has its process told to end, as a preempted machine is."""
+    timing.act(item)
+    if Tally(timing.folder).note("all") == _TOLD_AT:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return item
 
 
 class DeathsConformance(Suite):
@@ -81,6 +94,18 @@ class DeathsConformance(Suite):
 
         assert self.run(body) == ("Crashed", 1)
         assert timing.count(0) == 1
+
+    def test_a_process_that_is_told_to_end_keeps_what_it_has_finished(self, shared: Path) -> None:
+        if not self.able.kills:
+            pytest.skip("it is the driver that would be told")
+        timing = TimingMap(shared / "attempts", {})
+
+        def body() -> Any:
+            return preempted.map(unmapped(timing), range(_ITEMS)).result()
+
+        with settings_override(flush_seconds=30.0):  # what is not flushed then is lost
+            assert self.run(body) == list(range(_ITEMS))
+        assert timing.counts(list(range(_ITEMS))) == [1] * _ITEMS
 
     def _die_with_the_driver(self, shared: Path) -> None:
         """Documented: what cannot be killed runs in the driver's process, and takes it along."""

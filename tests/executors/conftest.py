@@ -18,5 +18,6 @@ def no_leftovers(request):
     if "bench" in request.fixturenames:
         yield
         return
-    with nothing_left():
+    ray = "ray_cluster" in request.fixturenames  # it keeps descriptors in this process
+    with nothing_left(descriptors=not ray):
         yield
