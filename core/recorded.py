@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from uuid import UUID
 
 from .errors import RunNotFoundError
+from .registry import recorded_store
 from .resumable import Resumable
 from .shown import Shown
 from .states import State, StateType
@@ -194,12 +195,9 @@ class RecordedRun(Resumable, Shown):
         return self._store_of_run().run(str(self.id))
 
     def _store_of_run(self) -> Store:
-        from .registry import open_store
-        from .settings import get_settings
-
         if self._store is not None:
             return self._store
-        return open_store(self.record().storage, get_settings().plain_storage_options())
+        return recorded_store(self.record())
 
     @overload
     def logs(self, level: int = 0, *, follow: Literal[False] = False) -> list[LogRecord]: ...

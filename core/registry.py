@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .errors import ConfigurationError, MissingExtraError
-from .interfaces import Display, Executor, History, Store
+from .interfaces import Display, Executor, History, RunRecord, Store
 from .nearmiss import near
 
 EXECUTORS = "headrace.executors"
@@ -141,6 +141,13 @@ def open_store(url: str | Store, options: Mapping[str, Any] | None = None) -> St
     if not callable(getattr(url, "run", None)):
         raise ConfigurationError(f"a storage must be a URL, a path or a store, got {url!r}")
     return url
+
+
+def recorded_store(record: RunRecord) -> Store:
+    """Where history says that a run's values are, opened with the storage options of the settings."""
+    from .settings import get_settings
+
+    return open_store(record.storage, get_settings().plain_storage_options())
 
 
 def open_display(setting: str) -> Display | None:

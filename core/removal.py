@@ -13,10 +13,11 @@ from uuid import UUID
 
 from .errors import RunError, RunNotFoundError
 from .headers import HEADER
+from .registry import recorded_store
 from .resumption import living_driver
 
 if TYPE_CHECKING:
-    from .interfaces import History, RunRecord, Store
+    from .interfaces import History, Store
 
 
 def delete_run(
@@ -57,17 +58,10 @@ def delete_run(
         )
     freed = 0
     if not keep_values:
-        place = store or _store_of(record)
+        place = store or recorded_store(record)
         freed = _cut_off(place, str(run)) if alive else place.remove(str(run))
     history.delete(run)
     return freed
-
-
-def _store_of(record: RunRecord) -> Store:
-    from .registry import open_store
-    from .settings import get_settings
-
-    return open_store(record.storage, get_settings().plain_storage_options())
 
 
 def _cut_off(store: Store, run_id: str) -> int:

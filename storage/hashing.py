@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import ConfigurationError
+from .tables import is_bytes
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -70,7 +71,7 @@ def key_columns(table: Any) -> Any:
             continue
         if pa.types.is_floating(kind):
             columns[str(number)] = pa.chunked_array([_bits(_whole(column))])
-        elif pa.types.is_primitive(kind) or _is_bytes(kind) or pa.types.is_decimal128(kind):
+        elif pa.types.is_primitive(kind) or is_bytes(kind) or pa.types.is_decimal128(kind):
             columns[str(number)] = column
         else:
             alone = table.select([number])
@@ -83,19 +84,6 @@ def key_columns(table: Any) -> Any:
 
 def _word(seed: int) -> Any:
     return np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)
-
-
-def _is_bytes(kind: Any) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_fixed_size_binary,
-        )
-    )
 
 
 def _whole(column: Any) -> Any:
@@ -149,7 +137,7 @@ def _values(array: Any, kind: Any) -> Any:
         return _lists(array.cast(pa.large_list(kind.value_type)))
     if str(kind) in ("string_view", "binary_view"):
         return _texts(array.cast(pa.large_string() if "string" in str(kind) else pa.large_binary()))
-    if _is_bytes(kind) and not pa.types.is_fixed_size_binary(kind):
+    if is_bytes(kind) and not pa.types.is_fixed_size_binary(kind):
         return _texts(array)
     try:
         width = kind.byte_width

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ..core.errors import DamagedPartitionError, StorageError
 from ..core.interfaces import data_prefix
 from .itemtables import HEADER_KEY, ITEMS_KEY, Header, ItemTable, pack_items
-from .tables import one_batch
+from .tables import is_bytes, one_batch
 
 ARROW = "arrow"
 PARQUET = "parquet"
@@ -189,23 +189,11 @@ def dictionary_columns(sample: Any) -> list[str] | bool:
     part = sample.slice((rows - span) // 2, span)
     chosen: list[str] = []
     for name, column in zip(part.column_names, part.columns, strict=True):
-        if not (pa.types.is_primitive(column.type) or _is_text(column.type)):
+        if not (pa.types.is_primitive(column.type) or is_bytes(column.type)):
             continue
         if pc.count_distinct(column).as_py() * 4 <= span:
             chosen.append(name)
     return chosen or False
-
-
-def _is_text(kind: Any) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-        )
-    )
 
 
 # ------------------------------------------------------------------------------------------ read

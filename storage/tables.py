@@ -182,3 +182,17 @@ THAW: dict[str, Callable[[Any, str], Any]] = {
     "pandas": _thaw_pandas,
     "polars": _thaw_polars,
 }
+
+
+def is_bytes(kind: Any) -> bool:
+    """Whether an Arrow type's values are texts or byte strings."""
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_fixed_size_binary,
+        )
+    )

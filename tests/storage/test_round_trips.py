@@ -93,6 +93,8 @@ def test_tables_come_back(table: Any, most: int | None, format: str):
         dataset_of_table(table).write(folder, format, max_rows_per_file=most)
         back = open_dataset(Path(folder))
         assert back.schema.equals(table.schema)
-        assert back.to_table().equals(table)
+        # As values: Arrow takes chunks whose dictionaries differ for unequal.
+        assert back.to_table().to_pylist() == table.to_pylist()
         parts = [part.to_table() for part in back.partitions(bytes=1)]
-        assert pa.concat_tables([table.slice(0, 0), *parts]).equals(table)
+        assert all(part.schema.equals(table.schema) for part in parts)
+        assert [row for part in parts for row in part.to_pylist()] == table.to_pylist()
