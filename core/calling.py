@@ -55,6 +55,8 @@ def submit_map(
     parts = split(task.name, task.shape, task.shape.bind(task.name, args, kwargs, defaults=False))
     flow = FLOW_RUN.get() or _own_run(task)
     task = flow.current(task)
+    sample = flow.info.sample
+    expected = parts.expected if sample is None else sample.size(parts.expected)
     call = Call(
         task=task,
         fn=task.fn,
@@ -67,9 +69,9 @@ def submit_map(
         allow_failure=parts.allow_failure,
         key_fn=key,
         window=max_in_flight,
-        expected=parts.expected,
+        expected=expected,
     )
-    future = MapFuture[Any](flow.engine, _add(flow, call), parts.expected)
+    future = MapFuture[Any](flow.engine, _add(flow, call), expected)
     if flow.flow is None:
         _finish_later(flow)
     return future

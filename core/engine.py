@@ -15,7 +15,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -84,6 +84,7 @@ from .views import Views, failures_of, graph_of
 
 if TYPE_CHECKING:
     from .explaining import Explanation
+    from .forecasts import NodeForecast
     from .graph import Graph
     from .runs import RunInfo
 
@@ -306,6 +307,8 @@ class Engine:
             if not call.single and node.link is None:
                 self.feeders[node] = self._feeder(node, call, context)
             self._own(node, call)
+            if self.info.sample is not None and (live := live_run(self.run_id)) is not None:
+                self.info.sample.looked_at[number] = frozenset({*live.seen, *node.reads})
             self.scribe.index(records.opened_record(node))
             if plan is not None:
                 self.caching.open(node, plan)
@@ -369,8 +372,8 @@ class Engine:
             concurrency=options.concurrency,
             is_async=specs.is_async(call.fn),
             streams=specs.is_generator(call.fn) or bool(models_of(call.fn)),
-            persist=options.persist_result,
-            drop=self.info.intermediates == "drop",
+            persist=options.persist_result or self.info.sample is not None,
+            drop=self.info.intermediates == "drop" and self.info.sample is None,
             fuse=options.fuse,
             backups=options.backups,
             cached=bool(options.cache_policy),
@@ -466,7 +469,15 @@ class Engine:
                 )
             )
 
-        return Feeder(node.key, call.mapped, self._wait_quietly, answer, context)
+        sample = self.info.sample
+        if sample is None:
+            return Feeder(node.key, call.mapped, self._wait_quietly, answer, context)
+
+        def cut(inputs: list[Iterator[Any]], length: int | None) -> list[Iterator[Any]]:
+            sample.lengths[node.id] = length
+            return sample.cut(inputs, length)
+
+        return Feeder(node.key, call.mapped, self._wait_quietly, answer, context, cut)
 
     def _known(self, node: Node, ids: bytes, first: int) -> list[Receipt]:
         """What is committed of items that were just fed, in the whole chain, its end first."""
@@ -630,6 +641,12 @@ class Engine:
     def given(self, key: str, position: int) -> Given | None:
         """See `RunEngine.given`."""
         return given_again(self, key, position) if key in self.by_key else None
+
+    def forecast(self) -> list[NodeForecast]:
+        """See `RunEngine.forecast`."""
+        from .forecasts import nodes_of
+
+        return nodes_of(self)
 
     def functions(self) -> dict[int, Callable[..., Any]]:
         """See `RunEngine.functions`."""

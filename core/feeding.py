@@ -19,6 +19,7 @@ from typing import Any
 from .errors import MappingError
 from .futures import Future, MapFuture
 from .mapping import column as column_of
+from .mapping import is_iterable, length
 
 _SMALL = frozenset({int, float, bool, type(None)})
 _FIRST_PULL = 4
@@ -26,6 +27,9 @@ _FIRST_PULL = 4
 
 Answer = Callable[[list[list[Any]], int, bool, BaseException | None], None]
 """Takes columns of equal length, their bytes, whether the input has ended, and what it raised."""
+
+Cut = Callable[[list[Iterator[Any]], "int | None"], list[Iterator[Any]]]
+"""Takes a map's inputs, and the number of their items where that is known; gives those to pull."""
 
 
 class Feeder:
@@ -42,6 +46,8 @@ class Feeder:
         Takes what was pulled, from the feeder's thread.
     context
         The flow's context, in which the iterables run.
+    cut
+        Pull only a part of the inputs.
     """
 
     def __init__(
@@ -51,11 +57,13 @@ class Feeder:
         wait: Callable[[Callable[[], bool]], bool],
         answer: Answer,
         context: Context,
+        cut: Cut | None = None,
     ) -> None:
         self.name = name
         self.sources = sources
         self.wait = wait
         self.answer = answer
+        self.cut = cut
         self.requests: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(
             target=context.run, args=(self._run,), name=f"headrace-feed-{name}", daemon=True
@@ -75,10 +83,13 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            inputs = [self._input(source) for source in self.sources.values()]
+            sources = [self._known(source) for source in self.sources.values()]
+            inputs = [self._input(source) for source in sources]
             iterators = [each for each in inputs if not isinstance(each, repeat)]
             if not iterators:
                 raise MappingError(f"{self.name}: no input of .map turned out to be iterable")
+            if self.cut is not None:
+                iterators = self.cut(iterators, _length(sources))
         except BaseException as error:  # noqa: BLE001 - the user's __iter__ may raise anything
             self.requests.get()
             self.answer([], 0, True, error)
@@ -128,12 +139,14 @@ class Feeder:
             "what is the same for all items in unmapped(...)."
         )
 
+    def _known(self, source: Any) -> Any:
+        """What a parameter is mapped over, once no future stands for it."""
+        if not isinstance(source, Future):
+            return source
+        return source.result() if self.wait(source.done) else ()
+
     def _input(self, source: Any) -> Iterator[Any]:
         """What a parameter gets; a ``repeat`` where a future held something not iterable."""
-        if isinstance(source, Future):
-            if not self.wait(source.done):
-                return iter(())
-            source = source.result()
         if isinstance(source, MapFuture):
             return self._items(source)
         return iter(column_of(source))
@@ -151,6 +164,12 @@ class Feeder:
             if node.ended and node.total is not None and position >= node.total:
                 return
             yield Future(source.engine, node, position)
+
+
+def _length(sources: list[Any]) -> int | None:
+    """Items of a map's inputs, where one of them tells."""
+    known = (length(each) for each in sources if is_iterable(each))
+    return next((each for each in known if each is not None), None)
 
 
 def _levelled(inputs: list[Iterator[Any]], columns: list[list[Any]]) -> list[list[Any]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .recorded import RecordedRun
     from .resumption import Again
     from .runs import FlowRun
+    from .sampling import Sample, Sampler
     from .states import State
 
 P = ParamSpec("P")
@@ -195,13 +196,49 @@ class Flow(Decorated, Generic[P, R_co]):
         return self.prepared(arguments, again_of(self, kwargs["resume"], arguments))
 
     def prepared(
-        self, arguments: dict[str, Any], again: Again | None = None
+        self, arguments: dict[str, Any], again: Again | None = None, sample: Sample | None = None
     ) -> tuple[FlowRun[Any], dict[str, Any]]:
         """A run with these arguments that has not begun, and the arguments by name."""
         from .new_runs import make_run
 
-        made = make_run(self.options, self, arguments, entrypoint=self.entrypoint, again=again)
+        made = make_run(
+            self.options, self, arguments, entrypoint=self.entrypoint, again=again, sample=sample
+        )
         return made, arguments
+
+    def sample(self, items: int, *, random: bool | int = False) -> Sampler:
+        """The same flow on a few items, to see what the whole would take: ``flow.sample(100)(...)``.
+
+        Called with the flow's arguments it runs the flow, in which each map gets ``items`` items of
+        its input; maps of maps follow. It gives a `Forecast` of the whole: time, memory, output. The
+        run is one like any other, tagged ``sample``: its results can be used, and its flow does all
+        that it does, writing included. ``forecast.run.resume()`` goes on to the whole, and what was
+        sampled does not run again.
+
+        Parameters
+        ----------
+        items
+            How many items of each input.
+        random
+            True: items at random, a number: those of this seed. False: the first ones. Of an input
+            whose length nobody knows it is the first ones in any case.
+
+        Raises
+        ------
+        ConfigurationError
+            Not a number of items.
+        """
+        from .sampling import sampler
+
+        return sampler(self, items, random)
+
+    def sampled(
+        self, sample: Sample, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[FlowRun[Any], Callable[[], Any]]:
+        """A sample run that has not begun, and the flow's function with its arguments."""
+        run, arguments = self.prepared(self._arguments(args, kwargs), sample=sample)
+        positional, named = self.shape.spread(arguments)
+        return run, partial(self.fn, *positional, **named)
 
     @overload
     def start(

@@ -131,7 +131,9 @@ def given_again(engine: Engine, key: str, position: int) -> Given:
     elif call.single:
         chunk = Chunk(here, [[value] for value in call.static.values()])
     else:
-        row = [element(name, source, position) for name, source in call.mapped.items()]
+        sample = engine.info.sample
+        place = position if sample is None else sample.place(chain[0].id, position)
+        row = [element(name, source, place) for name, source in call.mapped.items()]
         named = [] if call.key_fn is None else [[key_ids([call.key_fn(*row)])]]
         chunk = Chunk(here, [*([value] for value in row), *named])
     return engine.dispatcher.given(chain, 1, chunk, here, here=True)

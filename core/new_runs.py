@@ -18,6 +18,7 @@ from .options import FlowOptions
 from .resumption import Again
 from .runnames import run_name
 from .runs import FlowRun, RunInfo
+from .sampling import TAG, Sample
 
 if TYPE_CHECKING:
     from .flows import Flow
@@ -31,6 +32,7 @@ def make_run(
     *,
     entrypoint: str | None = None,
     again: Again | None = None,
+    sample: Sample | None = None,
     shown: bool = True,
 ) -> FlowRun[Any]:
     """A run that has not begun: its executor, store and history are found, nothing is opened yet.
@@ -49,6 +51,8 @@ def make_run(
     settings = get_settings()
     logs.setup(settings.log_level)
     parent = FLOW_RUN.get()
+    if sample is None and parent is not None and parent.info.sample is not None:
+        sample = parent.info.sample.another()
     executor = options.executor
     if executor is None and parent is not None:
         executor = parent.info.executor
@@ -64,7 +68,7 @@ def make_run(
         flow_name=options.name,
         version=options.version or "",
         entrypoint=entrypoint,
-        tags=options.tags | TAGS.get(),
+        tags=options.tags | TAGS.get() | ({TAG} if sample else set()),
         executor=resolve_executor(executor),
         store=store,
         history=parent.info.history if parent is not None else open_history(settings.history_url),
@@ -81,6 +85,7 @@ def make_run(
         replaced=again.replaced if again is not None else {},
         verify=again is not None and again.verify,
         created=again.created if again is not None else datetime.now(UTC),
+        sample=sample,
         display=open_display(settings.display) if shown and flow and parent is None else None,
     )
     run = FlowRun[Any](info, options.timeout_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, overload
@@ -23,6 +23,7 @@ from .waiting import in_thread
 if TYPE_CHECKING:
     from .explaining import Explanation
     from .flows import Flow
+    from .forecasts import NodeForecast
     from .given import Given
     from .graph import Graph
     from .interfaces import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     )
     from .recorded import RecordedRun
     from .recorded_items import RecordedItem
+    from .sampling import Sample
     from .settings import Settings
     from .tasks import Task
 
@@ -85,6 +87,8 @@ class RunInfo:
     verify: bool = False
     """What earlier drivers have committed is read and checked first."""
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    sample: Sample | None = None
+    """The inputs of its maps are cut to a few items."""
     display: Display | None = None
     """Made where the flow was called: a notebook shows it below that cell."""
 
@@ -110,6 +114,10 @@ class RunEngine(EngineAPI, Protocol):
 
     def functions(self) -> Mapping[int, Callable[..., Any]]:
         """The functions of the nodes, as they are."""
+        ...
+
+    def forecast(self) -> Sequence[NodeForecast]:
+        """What its nodes would take with all of their inputs. The run has ended."""
         ...
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from ..core.durations import duration_text
 from ..core.sizes import scaled, size_text
 
 COUNT_UNITS = ("", "k", "M", "G", "T")
-MINUTE, HOUR, DAY = 60, 3600, 86_400
+MINUTE, HOUR = 60, 3600
 
 
 def count(value: float) -> str:
@@ -23,28 +24,7 @@ def exact(value: int) -> str:
 
 
 size = size_text
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units: ``0.4 s``, ``35 s``, ``2 min 10 s``, ``1 h 5 min``."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 9.95:
-        return f"{max(seconds, 0.0):.1f} s"
-    whole = round(seconds)
-    if whole < MINUTE:
-        return f"{whole} s"
-    if whole < HOUR:
-        return _two(whole, MINUTE, "min", 1, "s")
-    if whole < DAY:
-        return _two(whole, HOUR, "h", MINUTE, "min")
-    return _two(whole, DAY, "d", HOUR, "h")
-
-
-def _two(value: int, large: int, large_name: str, small: int, small_name: str) -> str:
-    first, rest = divmod(value, large)
-    second = rest // small
-    return f"{first} {large_name}" + (f" {second} {small_name}" if second else "")
+duration = duration_text
 
 
 def rate(per_second: float) -> str:

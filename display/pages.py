@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from ..core.errors import HeadraceError
+from ..core.forecasts import TITLES
 from ..core.interfaces import RunRecord
 from . import formats, html
 from .timeline import timeline
@@ -40,6 +41,26 @@ def _run(run: Any) -> Sequence[str]:
         return (f"<b>{escape(run.name)}</b> {html.pill(run.state.name)} {escape(str(error))}",)
     names = {node.node: node.name for node in view.nodes}
     return (html.run_card(view, timeline(run.batches(limit=MOST_BATCHES), names)),)
+
+
+def _forecast(forecast: Any) -> Sequence[str]:
+    """A sample run, and what the whole would take."""
+    run = forecast.run
+    state = run.state
+    message = "" if state.is_completed() else f"<div>{escape(state.message)}</div>"
+    titles = ("", *(f">{title}" for title in TITLES[1:]))
+    rows = [
+        html.row(html.words(name, bold=True), *map(html.number, texts))
+        for name, *texts in forecast.rows()
+    ]
+    took = formats.duration(forecast.took_seconds)
+    source = f"from the sample run {escape(run.name)} {html.pill(state.name)} {took}"
+    return (
+        f"<div>forecast of <b>{escape(run.flow_name)}</b> {escape(' · '.join(forecast.facts()))}</div>",
+        f'<div style="{html.FAINT}">{source}</div>',
+        message,
+        html.table(titles, rows) if rows else "",
+    )
 
 
 def _runs(records: Sequence[RunRecord]) -> Sequence[str]:
@@ -222,6 +243,7 @@ def _options(given: Mapping[str, Any]) -> str:
 _PAGES: Mapping[str, Callable[[Any], Sequence[str]]] = {
     "run": _run,
     "runs": _runs,
+    "forecast": _forecast,
     "state": _state,
     "future": _future,
     "map": _map,

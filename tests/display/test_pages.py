@@ -257,3 +257,10 @@ def test_the_slots_in_use_are_drawn_over_time() -> None:
     (polygon,) = ET.fromstring(drawing.strip()).iter("{http://www.w3.org/2000/svg}polygon")
     assert polygon.get("points") == "0,18 0.0,18.0 70.0,0.0 140.0,9.0 140,18"
     assert html.busy_line(a_view(a_node())) == ""
+
+
+def test_a_forecast_shows_each_node_and_what_failed() -> None:
+    told = shown(prepare.sample(20)(1000))
+    assert "forecast of" in told
+    assert "load-0 | 20 of 1,000" in told
+    assert "2/20 states failed" in told
