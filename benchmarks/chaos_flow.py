@@ -61,6 +61,10 @@ def executor() -> Any:
         from headrace.executors.dask import DaskExecutor
 
         return DaskExecutor(address=address)
+    if name == "ray" and address:
+        from headrace.executors.ray import RayExecutor
+
+        return RayExecutor(address=address)
     return name
 
 

@@ -190,7 +190,7 @@ def delete(
         names = f"{names} and {len(records) - _NAMED} more"
     if not yes:
         click.confirm(f"Delete {names} for good?", abort=True)
-    for record in records:
+    for record in sorted(records, key=lambda each: each.created, reverse=True):  # users first
         try:
             freed = delete_run(history, record.id, force=force, keep_values=keep_values)
         except StorageError as error:

@@ -11,6 +11,7 @@ from uuid import UUID
 import click
 
 from ..core.durations import seconds_of
+from ..core.errors import RunError
 from ..core.interfaces import Store
 from ..core.registry import open_store
 from ..core.removal import delete_run, is_live
@@ -130,7 +131,11 @@ def sweep(
             if finding not in found([finding.run]):  # resumed, or touched otherwise, since then
                 continue
             if finding.reason is Reason.EXPIRED and alive(finding.run) is not None:
-                delete_run(history, UUID(finding.run), store)
+                try:
+                    delete_run(history, UUID(finding.run), store)
+                except RunError as error:
+                    click.echo(f"kept: {error}", err=True)
+                    continue
             else:
                 housekeeping.remove(store, finding)
         removed.append(finding)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from .identity import NOBODY, SIZE
 from .interfaces import Batch, Positions, Receipt, RefColumn
 from .items import common, indices
 from .nodes import Flight, Node
+from .removal import USERS
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -93,6 +95,10 @@ class Caching:
         """Of functions of single calls: their base is made once per run, as their spec is."""
         self.due: dict[str, tuple[dict[str, Any], list[str]]] = {}
         """Folder -> first line and lines that are not in the store."""
+        self.held: Counter[str] = Counter()
+        """Run -> items whose values this run has from it."""
+        self.unmarked: set[str] = set()
+        """Those runs that have not been told so."""
         self.lock = threading.Lock()
 
     # ------------------------------------------------------------------- when a task is called
@@ -264,6 +270,10 @@ class Caching:
     def committed(self, node: Node, receipt: Receipt, fresh: Positions) -> None:
         """Values were committed: make entries of them. The engine's thread."""
         plan = self.plans.get(node)
+        if receipt.part.run not in ("", self.engine.run_id):
+            with self.lock:
+                self.held[receipt.part.run] += len(fresh)
+                self.unmarked.add(receipt.part.run)
         if plan is None or receipt.part.run:
             return
         own = indices(receipt.positions)
@@ -305,12 +315,19 @@ class Caching:
         )
 
     def flush(self) -> None:
-        """Put the new entries into the store. The scribe's thread.
+        """Put the new entries into the store, and mark the runs whose values are used. The scribe's thread.
 
-        What cannot be written costs later runs a computation, and nothing else.
+        An entry that cannot be written costs later runs a computation, and nothing else.
         """
         with self.lock:
             due, self.due = self.due, {}
+            marks = {run: self.held[run] for run in self.unmarked}
+            self.unmarked.clear()
+        for run, items in marks.items():
+            try:
+                self.store.run(run).write(USERS + self.engine.run_id, str(items).encode())
+            except StorageError as error:
+                _log.warning("run %s is not told that its values are used here: %s", run, error)
         for folder, (head, lines) in due.items():
             try:
                 write_segment(self.store.shared(), folder, head, lines)

@@ -685,6 +685,7 @@ class RunStore(Protocol):
         claims/<batch>
         checkpoints/<node key's hash>/<item id>-<position>
         logs/<node>/<batch>-<n>.arrow
+        users/<run>                  how many values that run has from this one (`core.removal`)
     """
 
     @property

@@ -254,12 +254,13 @@ class RecordedRun(Resumable, Shown):
         Parameters
         ----------
         force
-            Also where its driver seems to be alive, which then stops.
+            Also where its driver seems to be alive, which then stops, and where other runs have
+            values of it from the cache, which they lose.
 
         Raises
         ------
         RunError
-            Its driver seems to be alive.
+            Its driver seems to be alive, or other runs have values of it.
         StorageError
             Its values cannot be removed; history still knows it then.
         """

@@ -8,6 +8,7 @@ again ends what was begun.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,7 +18,12 @@ from .registry import recorded_store
 from .resumption import living_driver
 
 if TYPE_CHECKING:
-    from .interfaces import History, Store
+    from .interfaces import History, RunRecord, Store
+
+USERS = "users/"
+"""Where a run keeps which others have values of it: objects with the user's id, and how many items."""
+_NAMED = 3
+_log = logging.getLogger("headrace")
 
 
 def delete_run(
@@ -35,8 +41,8 @@ def delete_run(
     store
         Where its values are, if not where history and the settings say.
     force
-        Also where its driver seems to be alive. That one stops at its next write to the journal,
-        which stays until a sweep.
+        Also where its driver seems to be alive, which stops at its next write to the journal (that
+        stays until a sweep); and where other runs have values of it from the cache, which they lose.
     keep_values
         Leave the store as it is.
 
@@ -45,9 +51,14 @@ def delete_run(
     RunNotFoundError
         History does not know it.
     RunError
-        Its driver seems to be alive.
+        Its driver seems to be alive, or other runs have values of it.
     StorageError
         Its values cannot be removed; history still knows it then.
+
+    Notes
+    -----
+    Where ``store`` holds a copy of the run, and the place that history tells of holds another one,
+    history goes on telling of that.
     """
     record = history.run(run)
     alive = living_driver(record)
@@ -59,9 +70,34 @@ def delete_run(
     freed = 0
     if not keep_values:
         place = store or recorded_store(record)
+        _look_for_users(place, record, force=force)
         freed = _cut_off(place, str(run)) if alive else place.remove(str(run))
+        if place.url != record.storage and recorded_store(record).run(str(run)).list(HEADER):
+            return freed
     history.delete(run)
     return freed
+
+
+def _look_for_users(store: Store, record: RunRecord, *, force: bool) -> None:
+    """Other runs may have values of a run from the cache; a run with users leaves only by force."""
+    run = store.run(str(record.id))
+    users = {info.path.removeprefix(USERS): info.path for info in run.list(USERS)}
+    held = {user: int(run.read(path)) for user, path in users.items() if _is_there(store, user)}
+    if not held:
+        return
+    told = (
+        f"{sum(held.values())} items of {len(held)} other runs have their values from run "
+        f"{record.name}, by the cache ({', '.join(sorted(held)[:_NAMED])})"
+    )
+    if not force:
+        raise RunError(
+            f"{told}: delete those runs first, or let them lose the values with force=True (--force)"
+        )
+    _log.warning("%s, and lose them", told)
+
+
+def _is_there(store: Store, run_id: str) -> bool:
+    return bool(store.run(run_id).list(HEADER))
 
 
 def _cut_off(store: Store, run_id: str) -> int:

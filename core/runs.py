@@ -324,11 +324,11 @@ class FlowRun(Resumable, Shown, Generic[R]):
         if self.engine is not None and not self.done():
             self.engine.cancel(None, grace=grace, reason=self.cancel_reason)
 
-    def delete(self) -> int:
+    def delete(self, *, force: bool = False) -> int:
         """Delete it for good, once it has ended: see `RecordedRun.delete`."""
         from .removal import delete_run
 
-        return delete_run(self.info.history, self.id, self.info.store)
+        return delete_run(self.info.history, self.id, self.info.store, force=force)
 
     # ----------------------------------------------------------------------- told by the run loop
 

@@ -36,6 +36,7 @@ _OWN = frozenset(
         "checkpoints",
         "logs",
         "damaged",
+        "users",
     }
 )
 """Names right below a run's prefix."""
