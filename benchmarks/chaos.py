@@ -3,8 +3,9 @@
     python benchmarks/chaos.py --minutes 30 --executor dask
 
 Runs of `chaos_flow.job` go on for so long, one after another. Workers are killed every few seconds: the
-children of headrace, on Dask also workers, nannies and by retirement. The driver is killed now and then, and `headrace resume` goes on with its run. Calls of the store fail below headrace's retries
-(`headrace.testing.faulty`), in all processes. Each run's dataset is held against the oracle, row for
+children of headrace, on Dask also workers, nannies and by retirement, on Ray also actors and nodes. The
+driver is killed now and then, and `headrace resume` goes on with its run. Calls of the store fail below
+headrace's retries (`headrace.testing.faulty`), in all processes. Each run's dataset is held against the oracle, row for
 row, each start of an item against the partitions in the store, and in the end nothing may be left.
 """
 
@@ -200,7 +201,47 @@ class Dask(Engine):
                 process.wait()
 
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Processes, Dask)}
+class Ray(Engine):
+    """A head without work of its own, and nodes with a slot each."""
+
+    name = "ray"
+
+    def open(self) -> None:
+        os.environ.update(self.environment)  # what Ray's processes inherit
+        from ray.cluster_utils import Cluster
+
+        self.lean = {"object_store_memory": 80 << 20, "include_log_monitor": False}
+        head = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, **self.lean}
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self.address = self.cluster.address
+        self.nodes = [self._add() for _ in range(SLOTS)]
+
+    def _add(self) -> Any:
+        while True:
+            try:
+                return self.cluster.add_node(num_cpus=1, **self.lean)
+            except Exception as error:  # a bare one: it gives a node 30 s to start
+                if "timed out during startup" not in str(error):
+                    raise
+
+    def ways(self) -> dict[str, tuple[float, Callable[[], bool]]]:
+        others = {
+            "actor": (0.5, lambda: self.kill(self.below("ray::SlotActor"))),
+            "node": (0.05, self._kill_node),
+        }
+        return super().ways() | others
+
+    def _kill_node(self) -> bool:
+        node = self.nodes.pop(self.draw.randrange(len(self.nodes)))
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.append(self._add())
+        return True
+
+    def close(self) -> None:
+        self.cluster.shutdown()
+
+
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Processes, Dask, Ray)}
 
 
 @dataclass
@@ -237,6 +278,8 @@ class Chaos:
             "HEADRACE_HOME": str(self.folder / "home"),
             "HEADRACE_STORAGE": f"faulty://{self.folder}/storage",
             "HEADRACE_DISPLAY": "none",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
             "HEADRACE_FLUSH_SECONDS": str(FLUSH_SECONDS),
             "CHAOS_EXECUTOR": engine,
             "CHAOS_STARTS": str(self.folder / "starts"),
@@ -450,7 +493,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2000, help="of each run")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     options = parser.parse_args()
-    report.machine("dask")
+    report.machine("dask", "ray")
     print(json.dumps({"benchmark": "chaos", "seed": options.seed}), flush=True)
     chaos = Chaos(options.executor, options.items, options.seed)
     facts = chaos.run(60 * options.minutes)
