@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -118,17 +118,21 @@ def bases(shared: RunStore, task: str) -> list[str]:
     return sorted({info.path.rpartition("/")[0] + "/" for info in listed})
 
 
-def read_base(shared: RunStore, folder: str) -> tuple[Mapping[str, Any], list[Line], list[str]]:
+def read_base(
+    shared: RunStore, folder: str, known: Collection[str] = ()
+) -> tuple[Mapping[str, Any], list[Line], list[str]]:
     """A base's first line, its lines by their age, and the paths of its segments.
+
+    Those segments that are ``known`` are left out.
 
     Raises
     ------
     StorageError
         The folder cannot be listed.
     """
-    paths, texts = _texts(shared, folder)
+    paths, texts = _texts(shared, folder, known)
     if None in texts:  # another driver has put segments together meanwhile
-        paths, texts = _texts(shared, folder)
+        paths, texts = _texts(shared, folder, known)
     head: Mapping[str, Any] = {}
     lines: list[Line] = []
     for path, text in zip(paths, texts, strict=True):
@@ -144,8 +148,10 @@ def read_base(shared: RunStore, folder: str) -> tuple[Mapping[str, Any], list[Li
     return head, lines, paths
 
 
-def _texts(shared: RunStore, folder: str) -> tuple[list[str], list[str | None]]:
-    paths = [info.path for info in shared.list(folder)]
+def _texts(
+    shared: RunStore, folder: str, known: Collection[str]
+) -> tuple[list[str], list[str | None]]:
+    paths = [info.path for info in shared.list(folder) if info.path not in known]
     return paths, _each(paths, lambda path: _text_of(shared, path))
 
 
@@ -210,6 +216,8 @@ class CacheTable:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+        self._known: set[str] = set()
+        """Segments that have been read."""
         self._all, self._recent = _Sorted(), _Sorted()
         self._added: list[tuple[Any, int, Any]] = []
         """(keys, line, places) that are not sorted in."""
@@ -228,9 +236,23 @@ class CacheTable:
         except (ConfigurationError, StorageError) as error:  # damaged lines may name odd paths
             _log.warning("the cache in %s is not used: %s", shared.url, error)
             return table
+        table._known.update(paths)
         for line in good:
             table.add(line)
         return table
+
+    def refresh(self, store: Store, folder: str) -> None:
+        """Take in what others have added since.
+
+        Raises
+        ------
+        StorageError
+            The index cannot be read.
+        """
+        _, lines, paths = read_base(store.shared(), folder, self._known)
+        for line in still_there(store, lines):
+            self.add(line)
+        self._known.update(paths)
 
     def add(self, line: Line) -> None:
         """Take a partition in; of equal keys the last one counts."""

@@ -23,6 +23,8 @@ __all__ = [
     "CachePolicy",
 ]
 
+READ_COMMITTED = "READ_COMMITTED"
+SERIALIZABLE = "SERIALIZABLE"
 KeyFunction: TypeAlias = "Callable[[Any, dict[str, Any]], str | None]"
 
 
@@ -37,11 +39,36 @@ class CachePolicy:
     without: frozenset[str] = frozenset()
     """Parameters that do not count among the inputs."""
     key_fns: tuple[KeyFunction, ...] = ()
+    serializable: bool = False
+    """One run computes a key, others wait for it; it is no part of the key. See `configure`."""
 
     @staticmethod
     def from_cache_key_fn(fn: KeyFunction) -> CachePolicy:
         """The policy of a function ``(context, parameters) -> key``; None: do not cache this call."""
         return CachePolicy(key_fns=(fn,))
+
+    def configure(self, *, isolation_level: str = READ_COMMITTED) -> CachePolicy:
+        """The same policy with another rule for calls with equal keys at the same time.
+
+        Parameters
+        ----------
+        isolation_level
+            ``"READ_COMMITTED"``, the default: each computes the value, and one commit counts.
+            ``"SERIALIZABLE"``: one run computes it; the others wait until it is committed, or until
+            that run's task has ended without it or its driver is gone, and then one of them does.
+            Claims are kept in the store (`core.claims`), so a lock manager is not needed.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no such level.
+        """
+        level = str(getattr(isolation_level, "value", isolation_level)).upper()
+        if level not in (READ_COMMITTED, SERIALIZABLE):
+            raise ConfigurationError(
+                f"isolation_level={isolation_level!r}: use {READ_COMMITTED!r} or {SERIALIZABLE!r}"
+            )
+        return replace(self, serializable=level == SERIALIZABLE)
 
     @property
     def inputs(self) -> bool:
@@ -61,7 +88,8 @@ class CachePolicy:
         else:
             without = self.without | other.without
         fns = self.key_fns + tuple(fn for fn in other.key_fns if fn not in self.key_fns)
-        return CachePolicy(self.parts | other.parts, without, fns)
+        serializable = self.serializable or other.serializable
+        return CachePolicy(self.parts | other.parts, without, fns, serializable)
 
     def __sub__(self, parameter: str) -> CachePolicy:
         if not isinstance(parameter, str):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -9,6 +9,7 @@ commit of their item, which makes them entries. The scribe's thread puts these i
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from .cache_keys import (
     task_folder,
 )
 from .calls import Call, TaskOptions, TaskRun
+from .claims import BEAT_SECONDS, Claims
 from .columns import Chunk
 from .errors import HeadraceError, StorageError
 from .explaining import Explanation, explain
@@ -43,6 +45,8 @@ from .removal import USERS
 if TYPE_CHECKING:
     from .engine import Engine
 
+WAIT_SECONDS = 1.0
+"""After which it is looked again whether others have computed a key."""
 _MOST_PULLED = 10_000
 _MOSTLY = 0.9
 _log = logging.getLogger("headrace")
@@ -81,6 +85,12 @@ class Plan:
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
     most: int = 0
     """Items to be pulled at once, as most of the last ones were in the cache."""
+    claims: Claims | None = None
+    """Where one run computes a key, and others wait for it."""
+    looked: float = 0.0
+    """When the claims and the index were looked at, monotonic seconds."""
+    held: set[bytes] = field(default_factory=set[bytes])
+    """Keys that others compute, as of then."""
 
 
 class Caching:
@@ -95,6 +105,10 @@ class Caching:
         """Of functions of single calls: their base is made once per run, as their spec is."""
         self.due: dict[str, tuple[dict[str, Any], list[str]]] = {}
         """Folder -> first line and lines that are not in the store."""
+        self.driver = os.urandom(4).hex()
+        self.over: list[Plan] = []
+        """Of nodes that have ended, whose claims are to be given up."""
+        self.next_beat = 0.0
         self.held: Counter[str] = Counter()
         """Run -> items whose values this run has from it."""
         self.unmarked: set[str] = set()
@@ -135,6 +149,11 @@ class Caching:
         """A planned call has become a node. The flow's thread."""
         self.plans[node] = plan
         options = plan.call.options
+        if options.cache_policy.serializable:
+            shared, base = self.store.shared(), plan.base
+            plan.claims = Claims(
+                shared, base.task, base.digest, self.engine.run_id, self.driver, node.id
+            )
         node.pinned = True  # later runs will want its values
         self.engine.scribe.index(
             {
@@ -265,6 +284,73 @@ class Caching:
                 plan.waiting[at[index]] = key, arguments, place
         return found
 
+    # ------------------------------------------------------------- one computes, others wait
+
+    def gate(self, flight: Flight) -> tuple[list[Receipt], Positions]:
+        """What others have committed of a flight that is about to leave, and what they compute now."""
+        node = flight.nodes[0]
+        plan = self.plans.get(node)
+        if plan is None or plan.claims is None or flight.attempts[0] > 1:
+            return [], Positions(())
+        where = [p for p in flight.chunk.positions if p in plan.waiting]
+        keys = [plan.waiting[p][0] for p in where]
+        if not keys:
+            return [], Positions(())
+        try:
+            if not plan.claims.owns(keys):
+                self._claim(plan, plan.claims, keys)
+        except StorageError as error:
+            _log.warning("%s computes what others may compute, too: %s", node.key, error)
+            return [], Positions(())
+        found: list[Receipt] = []
+        if not plan.call.options.refresh_cache:
+            lifetime = _seconds(plan.call.options)
+            line, place = plan.base.table.find(b"".join(keys), time.time(), lifetime)
+            found = plan.base.table.receipts(node.id, np.asarray(where), line, place)
+        for position in (p for receipt in found for p in receipt.positions):
+            del plan.waiting[position]
+        return found, Positions.of(
+            p for p, key in zip(where, keys, strict=True) if key in plan.held
+        )
+
+    def _claim(self, plan: Plan, claims: Claims, keys: Sequence[bytes]) -> None:
+        """Claim all that is known to be needed, and see what is there by now."""
+        now = time.monotonic()
+        if now - plan.looked < WAIT_SECONDS / 2 and plan.held.issuperset(keys):
+            return
+        wanted = [waiting[0] for waiting in plan.waiting.values()]
+        plan.held = claims.take(wanted, now)
+        plan.base.table.refresh(
+            self.store, plan.base.folder
+        )  # later than the claim: nobody adds now
+        plan.looked = now
+
+    def ended(self, node: Node) -> None:
+        """A node has ended: others may compute what it did not. The engine's thread."""
+        plan = self.plans.get(node)
+        if plan is not None and plan.claims is not None:
+            with self.lock:
+                self.over.append(plan)
+
+    def _beat(self) -> None:
+        """Tell that this run lives, and give up what it claims no more."""
+        with self.lock:
+            over, self.over = self.over, []
+            plans = list(self.plans.values())
+        now = time.monotonic()
+        try:
+            for plan in over:
+                if plan.claims is not None:
+                    plan.claims.release()
+                    plan.claims = None
+            if now >= self.next_beat:
+                self.next_beat = now + BEAT_SECONDS
+                for plan in plans:
+                    if plan.claims is not None and plan.claims.active:
+                        plan.claims.beat(now)
+        except StorageError as error:
+            _log.warning("claims on keys of the cache lapse: %s", error)
+
     # ----------------------------------------------------------------------- new entries
 
     def committed(self, node: Node, receipt: Receipt, fresh: Positions) -> None:
@@ -333,6 +419,7 @@ class Caching:
                 write_segment(self.store.shared(), folder, head, lines)
             except StorageError as error:
                 _log.warning("%d commits are not in the cache: %s", len(lines), error)
+        self._beat()
 
 
 def _items_in(receipt: Receipt) -> int:

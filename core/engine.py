@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from . import checkpoints, logs, orphans, pools, records, specs
-from .caching import Caching
+from .caching import WAIT_SECONDS, Caching
 from .calls import Call
 from .commands import (
     Ask,
@@ -846,6 +846,8 @@ class Engine:
 
     def _submit(self, flight: Flight) -> list[Command]:
         now = time.time()
+        if (waited := self._gated(flight, now)) is not None:
+            return waited
         prepared = self.dispatcher.batch(flight)
         if isinstance(prepared, list):
             return self.machine.unpackable(flight, prepared, now)
@@ -854,6 +856,8 @@ class Engine:
         known = self._known_late(flight, prepared) or self.caching.late(flight, prepared)
         if known:
             return self.machine.adopted(flight, known, now)
+        if (waited := self._gated(flight, now)) is not None:  # of keys that were made just now
+            return waited
         broken = self.caching.errors(flight)
         if broken:
             failures = [self.dispatcher.failure(flight, *each) for each in broken]
@@ -870,6 +874,15 @@ class Engine:
                 self.sequence += 1
                 self.changes.notify_all()
         return []
+
+    def _gated(self, flight: Flight, now: float) -> list[Command] | None:
+        """What becomes of a batch whose values others have computed by now, or are computing."""
+        known, held = self.caching.gate(flight)
+        if known:
+            return self.machine.adopted(flight, known, now)
+        if held.runs:
+            return self.machine.held(flight, held, now + WAIT_SECONDS, now)
+        return None
 
     def _known_late(self, flight: Flight, batch: Batch) -> list[Receipt]:
         """What is committed of a single call, or of a chained map that had to wait for others.
@@ -945,6 +958,7 @@ class Engine:
         good = node.items.where(*GOOD)
         if node.good and not node.single and node.items.kept(good) == good:
             self.scribe.index(records.manifest_record(self.manifest(node)))
+        self.caching.ended(node)
         self.hooks.node(node)
         feeder = self.feeders.pop(node, None)
         if feeder is not None:

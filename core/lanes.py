@@ -45,6 +45,8 @@ class Lanes:
         self.feedable: dict[Node, None] = {}
         self.holding: set[Node] = set()
         self.delays: list[tuple[float, int, Node, Chunk]] = []
+        self.waiting: list[tuple[float, int, Node, Chunk]] = []
+        """When to look again for what others compute: pending items that are not queued."""
         self.out: list[Command] = []
         self.changed: set[Node] = set()
         """Nodes that events have touched; the engine empties it when it has told of them."""

@@ -195,6 +195,18 @@ class Machine(Returns):
         self.requeue(flight, Positions(()), Positions(()))
         return self._done(now)
 
+    def held(self, flight: Flight, positions: Positions, when: float, now: float) -> list[Command]:
+        """A batch did not leave: others compute these items' values, which are looked for again then."""
+        node = flight.nodes[0]
+        self.close(flight)
+        for stage, later in enumerate(flight.nodes[1:], start=1):
+            later.items.move(flight.running(stage), ItemState.PENDING)
+        node.items.move(positions, ItemState.PENDING)
+        node.parked += len(positions)
+        heapq.heappush(self.waiting, (when, next(self.ties), node, flight.chunk.only(positions)))
+        self.requeue(flight, Positions(()), Positions(()))
+        return self._done(now)
+
     def adopted(self, flight: Flight, known: Sequence[Receipt], now: float) -> list[Command]:
         """A batch did not leave: an earlier driver, or another run, has committed what it holds."""
         items = flight.nodes[0].items
@@ -221,13 +233,19 @@ class Machine(Returns):
             if ready.runs:
                 node.items.move(ready, ItemState.PENDING)
                 self.queue(node, chunk.only(ready), first=True)
+        while self.waiting and self.waiting[0][0] <= now:
+            _, _, node, chunk = heapq.heappop(self.waiting)
+            node.parked -= len(chunk)
+            ready = node.items.select(chunk.positions, ItemState.PENDING)
+            if ready.runs:
+                self.queue(node, chunk.only(ready))
         self.release([node for node in self.holding if node.hold_until <= now])
         self.hurry(now)
         return self._done(now)
 
     def next_time(self) -> float | None:
         """When `tick` must be called at the latest."""
-        times = [self.delays[0][0]] if self.delays else []
+        times = [heap[0][0] for heap in (self.delays, self.waiting) if heap]
         times += [node.hold_until for node in self.holding]
         return min(times, default=None)
 

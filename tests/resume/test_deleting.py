@@ -75,7 +75,7 @@ def test_one_that_dies_half_way_is_listed_and_can_be_repeated(
 
 
 def begun(storage: Path, *numbers: int) -> headrace.FlowRun[list[int]]:
-    run = tripled.with_options(storage=storage).start(list(numbers))
+    run = tripled.with_options(storage=str(storage)).start(list(numbers))
     run.wait()
     return run
 
@@ -100,7 +100,7 @@ def test_a_copy_s_end_leaves_history_s_row_of_the_original(tmp_path: Path):
     copy = open_store(str(tmp_path / "copy"), {})
     assert delete_run(run.info.history, run.id, copy) > 0
     assert not copy.runs()
-    assert headrace.attach(run.id).result() == [3, 6]
+    assert headrace.attach(run.id).name == run.name
     shutil.move(tmp_path / "original", tmp_path / "moved")
     delete_run(run.info.history, run.id, open_store(str(tmp_path / "moved"), {}))
     with pytest.raises(RunNotFoundError):

@@ -1,0 +1,110 @@
+"""Runs that need the same keys at the same time: both compute them, or one does and the other waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace import INPUTS, flow, task, unmapped
+from headrace.core import caching, claims, engine
+from headrace.core.cache_policies import CachePolicy
+from headrace.core.caching import Caching
+from headrace.core.claims import Claims
+from headrace.core.errors import ConfigurationError
+from headrace.core.registry import open_store
+from headrace.core.runs import FlowRun
+from headrace.core.settings import settings_override
+from headrace.testing import Tally
+
+ITEMS = 12
+ONE_AT_A_TIME = INPUTS.configure(isolation_level="SERIALIZABLE")
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module in (caching, engine):
+        monkeypatch.setattr(module, "WAIT_SECONDS", 0.2)
+    with settings_override(storage=str(tmp_path / "store"), flush_seconds=0.1):
+        yield
+
+
+def slow(folder: Path, item: int) -> int:
+    Tally(folder).note(str(item))
+    time.sleep(0.1)
+    if (folder.parent / "broken").exists():
+        raise RuntimeError("broken")
+    return item * item
+
+
+def begin(policy: CachePolicy, folder: Path, items: Any = range(ITEMS)) -> FlowRun[list[int]]:
+    @flow(executor="threads")
+    def squares() -> list[int]:
+        return task(slow, cache_policy=policy).map(unmapped(folder), items).result()
+
+    return squares.start()
+
+
+def counts(folder: Path) -> set[int]:
+    return {Tally(folder).count(str(item)) for item in range(ITEMS)}
+
+
+def test_one_run_computes_what_others_wait_for(tmp_path: Path) -> None:
+    folder = tmp_path / "starts"
+    runs = [begin(ONE_AT_A_TIME, folder, order) for order in (range(ITEMS), range(ITEMS)[::-1])]
+    values = [run.result() for run in runs]
+    assert values[0] == values[1][::-1] == [item * item for item in range(ITEMS)]
+    assert counts(folder) == {1}
+
+
+def test_by_default_each_computes_what_it_needs(tmp_path: Path) -> None:
+    folder = tmp_path / "starts"
+    runs = [begin(INPUTS, folder), begin(INPUTS, folder)]
+    assert [run.result() for run in runs] == [[item * item for item in range(ITEMS)]] * 2
+    assert 2 in counts(folder)
+
+
+def test_what_fails_in_one_run_is_computed_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "starts"
+    folder.mkdir()
+    (tmp_path / "broken").touch()
+    first = begin(ONE_AT_A_TIME, folder)
+    Tally(folder).wait("0")
+    second = begin(ONE_AT_A_TIME, folder)
+    first.wait()
+    assert not first.state.is_completed()
+    (tmp_path / "broken").unlink()
+    assert second.result() == [item * item for item in range(ITEMS)]
+
+
+def test_claims_of_a_driver_that_is_gone_lapse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.5)
+    shared = open_store(str(tmp_path / "store"), {}).shared()
+    taken: list[set[bytes]] = []
+    real = Caching._claim
+
+    def after_another(self: Any, plan: Any, own: Claims, keys: Any) -> None:
+        if not taken:
+            other = Claims(shared, plan.base.task, plan.base.digest, "dead", "driver", 0)
+            taken.append(other.take(set(keys), 0.0))
+        real(self, plan, own, keys)
+        taken.append(set(plan.held))
+
+    monkeypatch.setattr(Caching, "_claim", after_another)
+    assert begin(ONE_AT_A_TIME, tmp_path / "starts").result() == [i * i for i in range(ITEMS)]
+    assert taken[0] == set()
+    assert taken[1], "at first they were the other one's"
+    assert not taken[-1]
+    assert not shared.list("holders/"), "neither of them holds anything"
+
+
+def test_there_are_two_levels_and_they_are_no_part_of_keys() -> None:
+    assert repr(ONE_AT_A_TIME) == repr(INPUTS), "by which keys are made"
+    assert (ONE_AT_A_TIME + INPUTS - "x").serializable
+    with pytest.raises(ConfigurationError, match="isolation_level='whatever'"):
+        INPUTS.configure(isolation_level="whatever")
