@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,7 +34,7 @@ def ray_cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", PATH)
-    lean = {"object_store_memory": 80 << 20, "include_log_monitor": False}
+    lean: Any = {"object_store_memory": 80 << 20, "include_log_monitor": False}
     head = {
         "num_cpus": 1,
         "include_dashboard": False,
