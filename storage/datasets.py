@@ -291,7 +291,7 @@ class Dataset(Operations, Shown):
         size = parse_bytes(bytes) if bytes is not None else DEFAULT_PARTITION_BYTES
         if any(isinstance(aim, int) and aim < 1 for aim in (rows, size, files)):
             raise ConfigurationError("partitions() takes positive numbers")
-        from .splitting import by_files, by_rows, by_value, may_hold, packed, parts_of
+        from .splitting import by_files, by_rows, by_value, may_hold, parts_of, settled
 
         scan = self.scan(None if by is None else [by])
         pieces = may_hold(self.pieces, scan)
@@ -302,7 +302,7 @@ class Dataset(Operations, Shown):
         elif files is not None:
             groups = by_files(pieces, files)
         else:
-            groups = packed(parts_of(pieces, size, scan), size)
+            groups = settled(parts_of(pieces, size, scan), size)
         schema = scan.schema
         return [
             Partition(group, schema=schema, columns=self._columns, filter=self._filter)
@@ -326,6 +326,7 @@ class Dataset(Operations, Shown):
         storage_options: Any = None,
         max_rows_per_file: int | None = None,
         max_bytes_per_file: int | str | None = None,
+        removed: str = "drop",
     ) -> Dataset:
         """Write the rows as plain files that any tool reads, and a manifest; returns them opened.
 
@@ -344,17 +345,22 @@ class Dataset(Operations, Shown):
             Columns whose values become hive-style folders (``year=2026/``). In a flow the rows of
             a folder are brought together first, so that the number of files follows their size.
         mode
-            ``"error"`` where the folder holds files already, ``"overwrite"``, ``"append"``, or
-            ``"ignore"`` (leave what is there).
+            ``"error"`` where the folder holds files already, ``"overwrite"``, ``"append"``,
+            ``"ignore"`` (leave what is there), or ``"update"``: afterwards the folder has the rows
+            that ``"overwrite"`` would leave, but of partitions and files that it was written of
+            before nothing is read or written again.
         storage_options
             As in `open_dataset`.
         max_rows_per_file, max_bytes_per_file
             By default 128 MB each, as the rows are in memory.
+        removed
+            With ``mode="update"``: ``"keep"`` leaves rows there whose files, as the lineage tells,
+            are among those of no other rows any more; ``"drop"`` does not.
 
         Raises
         ------
         AlreadyExistsError
-            With ``mode="error"``.
+            With ``mode="error"``; with ``mode="update"``, where the folder was written otherwise.
         StorageError
         """
         from .writing import write_dataset
@@ -370,6 +376,7 @@ class Dataset(Operations, Shown):
             max_bytes=128_000_000
             if max_bytes_per_file is None
             else parse_bytes(max_bytes_per_file),
+            removed=removed,
         )
 
 

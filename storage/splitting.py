@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from typing import Any, TypeVar, cast
 
 from ..core.errors import ConfigurationError
@@ -81,6 +82,39 @@ def packed(units: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
             held += part.bytes
     if group:
         yield joined(group)
+
+
+def settled(units: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
+    """Groups of about ``size`` bytes, at least half of that, whose borders names near them decide.
+
+    A group ends before the file whose name has the least hash, of those in the second half of what
+    would fit. So, where files come in between, only groups nearby change.
+    """
+    group: list[Piece] = []
+    held = 0
+    for unit in units:
+        for part in _parts_of(unit, size):
+            while group and held + part.bytes > size:
+                stop = _border([*group, part], size)
+                yield joined(group[:stop])
+                group = group[stop:]
+                held = sum(each.bytes for each in group)
+            group.append(part)
+            held += part.bytes
+    if group:
+        yield joined(group)
+
+
+def _border(group: Sequence[Piece], size: int) -> int:
+    """Where a group ends whose last piece does not fit any more."""
+    best, least, held = len(group) - 1, b"", group[0].bytes
+    for number, piece in enumerate(group[1:], 1):
+        if held * 2 >= size and piece.name != group[number - 1].name:
+            digest = blake2b(piece.name.encode(), digest_size=8).digest()
+            if not least or digest < least:
+                best, least = number, digest
+        held += piece.bytes
+    return best
 
 
 def by_value(pieces: Sequence[Piece], column: str, scan: Scan) -> Iterator[list[Piece]]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from ..core.errors import AlreadyExistsError, ConfigurationError, StorageError
 from ..core.interfaces import Origin
+from .increments import REMOVED
 from .locations import Location
 from .objects import Objects, open_objects
 from .opening import MANIFEST, read_manifest, root_path
@@ -30,7 +31,7 @@ from .sinks import STAGED, DatasetWriter
 from .sources import Source
 from .store import below
 
-MODES = ("error", "overwrite", "append", "ignore")
+MODES = ("error", "overwrite", "append", "ignore", "update")
 STAGING = "_headrace"
 _MOVERS = 16
 
@@ -49,6 +50,8 @@ class Target:
     max_bytes: int
     write: str
     """Names this write: the same when it is resumed."""
+    removed: str = "drop"
+    """With mode ``"update"``: what becomes of rows whose files are there no more."""
 
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "arrow"):
@@ -57,6 +60,10 @@ class Target:
             )
         if self.mode not in MODES:
             raise ConfigurationError(f"unknown mode {self.mode!r}: use one of {', '.join(MODES)}")
+        if self.removed not in REMOVED:
+            raise ConfigurationError(
+                f"removed= is {' or '.join(REMOVED)}, and not {self.removed!r}"
+            )
         for name in self.partition_by:
             if name not in self.schema.names:
                 raise ConfigurationError(f"cannot partition by {name!r}: there is no such column")
@@ -86,10 +93,13 @@ class Target:
     def begin(self) -> list[dict[str, Any]] | None:
         """The files that stay, as a manifest has them; None where nothing is to be written.
 
+        With ``mode="update"`` the groups of files that may stay (`storage.increments`).
+
         Raises
         ------
         AlreadyExistsError
-            With ``mode="error"``, where there is something.
+            With ``mode="error"``, where there is something; with ``mode="update"``, where there is
+            what was not written so.
         """
         objects = self.objects
         manifest = self._manifest()
@@ -98,6 +108,8 @@ class Target:
             there = [path for path in there if path != MANIFEST]
         if there and self.mode == "ignore":
             return None
+        if self.mode == "update":
+            return self._groups(manifest, set(there))
         if there and self.mode == "error":
             raise AlreadyExistsError(
                 f"{self.location.url} holds files already: write with mode='overwrite' or 'append'"
@@ -105,6 +117,40 @@ class Target:
         if self.mode != "append":
             return []
         return self._present() if manifest is None else list(manifest["files"])
+
+    def _groups(self, manifest: dict[str, Any] | None, there: set[str]) -> list[dict[str, Any]]:
+        """What an update has left here; nothing of it stays where it was of another schema or layout."""
+        if manifest is None or "groups" not in manifest:
+            if there:
+                raise AlreadyExistsError(
+                    f"{self.location.url} holds files that were not written with mode='update', so it is "
+                    "not known of what they were made: update another folder, or remove this one"
+                )
+            return []
+        fresh = self._manifest_of([], [])
+        told = ("format", "partition_by", "schema", "removed")
+        other = [name for name in told if manifest.get(name) != fresh.get(name)]
+        if other and manifest["removed"] == self.removed == "keep":
+            raise ConfigurationError(
+                f"{self.location.url} was written with another {other[0]}, and would have to be written anew "
+                "without the rows of removed files, which removed='keep' is to keep: write another folder"
+            )
+        files = iter(manifest["files"])
+        groups = [
+            {**group, "files": [next(files) for _ in range(group["files"])]}
+            for group in manifest["groups"]
+        ]
+        whole = [each for each in groups if all(file["path"] in there for file in each["files"])]
+        return [] if other else whole
+
+    def commit_groups(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Make groups of files count and nothing else: some stay, some were written. See `commit`."""
+        if not any(group["files"] for group in groups) and not self.partition_by:
+            writer = self.writer(())
+            writer.write_nothing()
+            files = [file.record() for file in writer.close()]
+            groups = [*groups, {"pieces": [], "sources": [], "files": files}]
+        self._commit([file for group in groups for file in group["files"]], groups)
 
     def commit(self, kept: Sequence[dict[str, Any]], files: Sequence[dict[str, Any]]) -> None:
         """Make the written files count, beside those that stay. It may be done again if it ended early.
@@ -118,13 +164,16 @@ class Target:
             writer = self.writer(())
             writer.write_nothing()
             files = [file.record() for file in writer.close()]
+        self._commit([*kept, *files], None)
+
+    def _commit(self, files: list[dict[str, Any]], groups: Sequence[dict[str, Any]] | None) -> None:
         objects = self.objects
         if self._manifest() is None:  # so that readers see what was there until all is
             self._put_manifest(objects, self._present())
         self._move(objects, [file["path"] for file in files])
-        self._put_manifest(objects, [*kept, *files])
-        if self.mode == "overwrite":
-            named = {MANIFEST, *(file["path"] for file in (*kept, *files))}
+        self._put_manifest(objects, files, groups)
+        if self.mode in ("overwrite", "update"):
+            named = {MANIFEST, *(file["path"] for file in files)}
             objects.delete([path for path in _outside(objects) if path not in named])
         self.clean()
 
@@ -166,7 +215,18 @@ class Target:
             and not PurePosixPath(info.path).name.startswith((".", "_"))
         ]
 
-    def _put_manifest(self, objects: Objects, files: list[dict[str, Any]]) -> None:
+    def _put_manifest(
+        self,
+        objects: Objects,
+        files: list[dict[str, Any]],
+        groups: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        manifest = self._manifest_of(files, groups)
+        objects.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+
+    def _manifest_of(
+        self, files: list[dict[str, Any]], groups: Sequence[dict[str, Any]] | None
+    ) -> dict[str, Any]:
         manifest: dict[str, Any] = {
             "version": 1,
             "format": self.format,
@@ -175,7 +235,11 @@ class Target:
         if self.partition_by:
             told = pa.schema([self.schema.field(name) for name in self.partition_by])
             manifest["partition_schema"] = b64encode(told.serialize().to_pybytes()).decode()
-        objects.write(MANIFEST, json.dumps(manifest | {"files": files}, indent=1).encode())
+        if groups is not None:
+            schema = b64encode(self.schema.remove_metadata().serialize().to_pybytes()).decode()
+            counted = [{**group, "files": len(group["files"])} for group in groups]
+            manifest |= {"schema": schema, "removed": self.removed, "groups": counted}
+        return manifest | {"files": files}
 
 
 def _outside(objects: Objects) -> list[str]:

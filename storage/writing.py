@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pyarrow as pa
 
 from ..core.annotations import unmapped
 from ..core.context import FLOW_RUN, TASK_RUN
+from ..core.futures import MapFuture
 from ..core.tasks import task
 from .datasets import Dataset, open_dataset
 from .exchange import ByContent
 from .grouping import groups_of
+from .increments import Plan, planned, sources_of
 from .locations import parse_location
 from .making import Input
 from .operating import PARTITION_BYTES
@@ -35,13 +38,14 @@ def write_dataset(
     options: Mapping[str, Any],
     max_rows: int | None,
     max_bytes: int,
+    removed: str,
 ) -> Dataset:
     """See `Dataset.write`."""
     flow_run = FLOW_RUN.get() if TASK_RUN.get() is None else None
     target = Target(
         parse_location(uri),
         options,
-        dataset.schema if flow_run is None else plain_schema(dataset.schema),
+        dataset.schema if flow_run is None and mode != "update" else plain_schema(dataset.schema),
         format,
         tuple(partition_by),
         mode,
@@ -51,6 +55,7 @@ def write_dataset(
         os.urandom(8).hex()
         if flow_run is None
         else f"{flow_run.engine.run_id}-{len(flow_run.nodes)}",
+        removed,
     )
     if flow_run is None:
         _write_here(dataset, target)
@@ -62,6 +67,9 @@ def write_dataset(
 def _write_here(dataset: Dataset, target: Target) -> None:
     kept = target.begin()
     if kept is None:
+        return
+    if target.mode == "update":
+        _update_here(dataset, target, kept)
         return
     writer = target.writer(dataset.__headrace_origins__())
     try:
@@ -75,6 +83,16 @@ def _write_here(dataset: Dataset, target: Target) -> None:
     target.commit(kept, files)
 
 
+def _update_here(dataset: Dataset, target: Target, before: list[dict[str, Any]]) -> None:
+    plan = planned(before, dataset.pieces, dataset.scan(), target.max_bytes, target.max_rows)
+    try:
+        made = [write_group.fn(k, part, target, dataset) for k, part in enumerate(plan.parts)]
+    except BaseException:
+        target.clean()
+        raise
+    target.commit_groups(plan.done(made, target.removed))
+
+
 def _write_in_flow(dataset: Dataset, target: Target) -> None:
     """Each item writes files of its own; the last task makes them count.
 
@@ -84,6 +102,9 @@ def _write_in_flow(dataset: Dataset, target: Target) -> None:
     if kept is None:
         return
     source = Input("write", dataset)
+    if target.mode == "update":
+        _update_in_flow(source, target, kept)
+        return
     if target.partition_by:
         buckets = source.buckets(PARTITION_BYTES)
         inputs = source.shares(PARTITION_BYTES)
@@ -101,10 +122,23 @@ def _write_in_flow(dataset: Dataset, target: Target) -> None:
             groups = by_rows(source.pieces, most)
         parts = with_places(groups, source.scan)
         files = write_share.map(range(len(parts)), parts, [target] * len(parts), source.after)
+    _finish(files)
+    commit.submit(target, kept, cast("Any", files)).result()
+
+
+def _update_in_flow(source: Input, target: Target, before: list[dict[str, Any]]) -> None:
+    """Write what is not there yet; the last task makes it count, and removes what counts no more."""
+    plan = planned(before, source.pieces, source.scan, target.max_bytes, target.max_rows)
+    count = len(plan.parts)
+    made = write_group.map(range(count), plan.parts, [target] * count, source.after)
+    _finish(made)
+    commit_groups.submit(target, replace(plan, parts=[]), cast("Any", made)).result()
+
+
+def _finish(files: MapFuture[Any]) -> None:
     files.wait()
     if not files.state.is_completed():
         files.result()
-    commit.submit(target, kept, cast("Any", files)).result()
 
 
 @task(name="write-begin")
@@ -127,6 +161,13 @@ def write_share(number: int, share: Share, target: Target, after: Dataset) -> li
 
 
 @task(name="write")
+def write_group(number: int, share: Share, target: Target, after: Dataset) -> dict[str, Any]:
+    """Write a share's rows, in order; tells of which files they were made."""
+    sources = sources_of(share.pieces) if target.removed == "keep" else []
+    return {"files": write_share.fn(number, share, target, after), "sources": sources}
+
+
+@task(name="write")
 def write_folders(
     bucket: int, target: Target, shares: Dataset, buckets: int, size: int
 ) -> list[dict[str, Any]]:
@@ -146,3 +187,9 @@ def write_folders(
 def commit(target: Target, kept: list[Any], files: list[Any]) -> None:
     """Make what was written count."""
     target.commit(kept, [file for each in files for file in each])
+
+
+@task(name="write-commit")
+def commit_groups(target: Target, plan: Plan, made: list[Any]) -> None:
+    """Make what was written count, beside what stays."""
+    target.commit_groups(plan.done(made, target.removed))
