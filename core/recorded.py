@@ -11,8 +11,10 @@ from uuid import UUID
 from .errors import RunNotFoundError
 from .registry import recorded_store
 from .resumable import Resumable
-from .shown import Shown
+from .showing import Show
+from .shown import Shown, show_live
 from .states import State, StateType
+from .watching import Watcher
 
 if TYPE_CHECKING:
     from .explaining import Explanation
@@ -80,10 +82,16 @@ class RecordedRun(Resumable, Shown):
         self.id = run
         self._nodes: dict[str, RecordedNode] = {}
         """Those that had ended when they were asked for."""
+        watcher = Watcher(self)
+        self.show = Show(watcher.view, lambda: watcher.over)
+        self.show.start()  # as soon as there is a display
 
     def record(self) -> RunRecord:
-        """The run as history knows it now."""
-        return self._history.run(self.id)
+        """The run as history knows it now; Crashed, if nothing was heard of its driver for long."""
+        from .runs import lapsed
+
+        record = self._history.run(self.id)
+        return self._history.run(self.id) if lapsed(self._history, record) else record
 
     @property
     def name(self) -> str:
@@ -113,7 +121,7 @@ class RecordedRun(Resumable, Shown):
         """A snapshot: nodes with their counts by state, and failures by kind."""
         from .views import recorded_view
 
-        return recorded_view(self.record(), self.nodes(), self._failed())
+        return recorded_view(self.record(), self.nodes(), self.last_failures())
 
     def nodes(self) -> list[NodeRecord]:
         """Its nodes."""
@@ -216,9 +224,14 @@ class RecordedRun(Resumable, Shown):
         from .failure_tables import failures_table
 
         named = {node.node: (node.key, node.mapped) for node in self.nodes()}
-        return failures_table(self._failed(), lambda n: named.get(n, (str(n), True)))
+        return failures_table(self.last_failures(), lambda n: named.get(n, (str(n), True)))
 
-    def _failed(self) -> Iterator[ItemRecord]:
+    @staticmethod
+    def failed_items(node: NodeRecord) -> int:
+        """Items of one of its nodes that have ended badly."""
+        return sum(node.counts.get(state, 0) for state in _ENDED_BADLY)
+
+    def last_failures(self) -> Iterator[ItemRecord]:
         """The last word on each item that has ended badly, and was not mended by a resume."""
         from .items import GOOD
 
@@ -267,6 +280,9 @@ class RecordedRun(Resumable, Shown):
         from .removal import delete_run
 
         return delete_run(self._history, self.id, self._store, force=force)
+
+    def _ipython_display_(self) -> None:
+        show_live(self)
 
     def __repr__(self) -> str:
         record = self.record()

@@ -1,4 +1,4 @@
-"""What every handle on a run can: go on with it."""
+"""What every handle on a run can: show it while it goes on, and go on with it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ Recompute: TypeAlias = Literal["missing", "changed"]
 
 class Resumable:
     """A handle on a run, of this process or as history tells it."""
+
+    def watch(self) -> None:
+        """Show it as it goes on, and come back when it has ended.
+
+        In a notebook below the cell, in a terminal on standard error; not a second time where it is
+        shown already. Ctrl-C ends the waiting, and not the run.
+        """
+        from .registry import open_display
+        from .settings import get_settings
+
+        run = cast("Any", self)
+        if not run.show.displays and (display := open_display(get_settings().display)) is not None:
+            run.show.add(display)
+        run.wait()
+        run.show.join()
 
     def resume(
         self,

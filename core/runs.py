@@ -410,10 +410,26 @@ def settled_history() -> History:
     from .registry import open_history
     from .settings import get_settings
 
-    settings = get_settings()
-    history = open_history(settings.history_url)
-    history.lapse(datetime.now(UTC), _LAPSE_BEATS * settings.heartbeat_seconds)
+    history = open_history(get_settings().history_url)
+    history.lapse(datetime.now(UTC), _patience())
     return history
+
+
+def lapsed(history: History, record: RunRecord) -> bool:
+    """Whether a run's driver has died without a word; history knows it as ``Crashed`` then."""
+    if record.ended is not None or record.heartbeat is None:
+        return False
+    now = datetime.now(UTC)
+    if (now - record.heartbeat).total_seconds() <= _patience():
+        return False
+    return record.id in history.lapse(now, _patience())
+
+
+def _patience() -> float:
+    """Seconds without a heartbeat after which a driver is taken for dead."""
+    from .settings import get_settings
+
+    return _LAPSE_BEATS * get_settings().heartbeat_seconds
 
 
 class Runs(Shown, list["RunRecord"]):

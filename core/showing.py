@@ -22,10 +22,15 @@ class Show:
     ----------
     view
         Takes a snapshot.
+    ended
+        The last snapshot was that of the end, where nobody says so by `close`.
     """
 
-    def __init__(self, view: Callable[[], RunView]) -> None:
+    def __init__(
+        self, view: Callable[[], RunView], ended: Callable[[], bool] = lambda: False
+    ) -> None:
         self.view = view
+        self.ended = ended
         self.displays: list[Display] = []
         self.lock = threading.Lock()
         self.begun = False
@@ -56,6 +61,10 @@ class Show:
         """Show the end, and stop."""
         with self.lock:
             self.over.set()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the end is shown."""
         if self.thread is not None:
             self.thread.join()
 
@@ -68,6 +77,9 @@ class Show:
             for display in list(self.displays):
                 self._try(display, display.update, view)
             wait = PERIOD_SECONDS
+            if self.ended():
+                with self.lock:
+                    self.over.set()
         view = self.view()
         for display in list(self.displays):
             self._try(display, display.close, view)

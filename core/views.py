@@ -19,7 +19,7 @@ from .interfaces import (
     RunRecord,
     RunView,
 )
-from .items import STATE_NAMES, ItemState
+from .items import FINAL, STATE_NAMES, ItemState
 from .nodes import Node
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Views:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.begun = time.monotonic()
-        self.past: dict[Node, deque[tuple[float, int]]] = {}
+        self.rates = Rates()
         self.lasted: dict[Node, float] = {}
         self.kinds: dict[Node, Signatures] = {}
         self.busy_past: list[tuple[float, int]] = []
@@ -79,17 +79,8 @@ class Views:
 
     def node(self, node: Node) -> NodeView:
         """One node as it stands."""
-        now, done = time.monotonic(), node.items.ended
-        past = self.past.setdefault(node, deque())
-        past.append((now, done))
-        while len(past) > 2 and now - past[0][0] > _RATE_SECONDS:
-            past.popleft()
-        seconds = now - past[0][0]
-        rate = (done - past[0][1]) / seconds if seconds > 0 else 0.0
-        eta = None
         total = node.whole
-        if total is not None and rate > 0 and not node.ended:
-            eta = (total - done) / rate
+        rate, eta = self.rates.of(node.id, node.items.ended, None if node.ended else total)
         kinds = self.kinds.get(node)
         if kinds is None or kinds.taken > len(node.failures):
             kinds = self.kinds[node] = Signatures()
@@ -120,6 +111,24 @@ class Views:
         if node.ended:
             self.lasted[node] = seconds
         return seconds
+
+
+class Rates:
+    """How fast nodes go on, over the last few seconds in which they were asked about."""
+
+    def __init__(self) -> None:
+        self._past: dict[int, deque[tuple[float, int]]] = {}
+
+    def of(self, node: int, done: int, total: int | None) -> tuple[float, float | None]:
+        """Items finished per second, and the seconds that are left if there are ``total`` in all."""
+        now = time.monotonic()
+        past = self._past.setdefault(node, deque())
+        past.append((now, done))
+        while len(past) > 2 and now - past[0][0] > _RATE_SECONDS:
+            past.popleft()
+        seconds = now - past[0][0]
+        rate = (done - past[0][1]) / seconds if seconds > 0 else 0.0
+        return rate, (total - done) / rate if total is not None and rate > 0 else None
 
 
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|0x[0-9a-fA-F]+|\d+""")
@@ -163,13 +172,21 @@ def view_before(info: RunInfo, state: State[Any]) -> RunView:
 
 
 def recorded_view(
-    record: RunRecord, nodes: Sequence[NodeRecord], failed: Iterable[ItemRecord]
+    record: RunRecord,
+    nodes: Sequence[NodeRecord],
+    failed: Iterable[ItemRecord],
+    rates: Rates | None = None,
 ) -> RunView:
-    """A run as history tells it, with the items that ended badly."""
+    """A run as history tells it, with the items that ended badly; with ``rates`` while it goes on."""
     kinds: dict[int, Signatures] = {}
     for item in failed:
         kind = kinds.setdefault(item.node, Signatures())
         kind.take((f"{item.type_name}: {item.message}"[:200],))
+    ended = [sum(n.counts.get(STATE_NAMES[ItemState(s)], 0) for s in FINAL) for n in nodes]
+    speeds = [
+        rates.of(n.node, done, n.total) if rates is not None and n.ended is None else (0.0, None)
+        for n, done in zip(nodes, ended, strict=True)
+    ]
     return RunView(
         id=str(record.id),
         name=record.name,
@@ -188,14 +205,14 @@ def recorded_view(
                 mapped=n.mapped,
                 total=n.total,
                 counts=n.counts,
-                rate=0.0,
-                eta_seconds=None,
+                rate=rate,
+                eta_seconds=eta,
                 bytes=n.bytes,
                 upstream=tuple(source for source, _ in n.upstream),
                 failures=kinds[n.node].commonest(_SIGNATURES) if n.node in kinds else {},
                 elapsed_seconds=_lasted(n.started, n.ended),
             )
-            for n in nodes
+            for n, (rate, eta) in zip(nodes, speeds, strict=True)
         ),
     )
 

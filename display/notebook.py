@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from ..core.interfaces import Display, RunView
+from ..core.recorded import RecordedRun
 from ..core.runs import FlowRun
 from . import html, pages, progress
 from .choose import in_kernel
@@ -45,12 +46,12 @@ class NotebookDisplay(Display):
         self.update(view)
 
 
-def show_run(run: FlowRun[Any]) -> None:
+def show_run(run: FlowRun[Any] | RecordedRun) -> None:
     """Show a run that is the last line of a cell: it goes on while the run does.
 
     Nothing more is shown where the run was begun in this very cell, and is shown there already.
     """
-    shown = run.info.display
+    shown = run.info.display if isinstance(run, FlowRun) else None
     if isinstance(shown, NotebookDisplay) and shown.cell == _cell():
         return
     if in_kernel() and not run.done() and run.show.add(NotebookDisplay()):

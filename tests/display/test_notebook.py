@@ -90,13 +90,17 @@ def test_a_flow_that_is_started_is_shown_below_its_cell_once() -> None:
 
 
 def test_a_run_that_is_a_later_cell_s_last_line_goes_on_there_and_then_stays() -> None:
-    _, second, _, fourth = run_cells(
+    _, second, recorded, _, fourth = run_cells(
         FLOW + "run = prepare.start(30)",
         "run",
-        "go_on.set(); run.wait()",
+        "from headrace.core.recorded import RecordedRun\n"
+        "while run.id not in {record.id for record in headrace.runs()}: pass\n"
+        "other = RecordedRun(run.info.history, run.id)\nother",  # as another process has it
+        "go_on.set(); run.wait(); other.watch()",
         "run",
     )
-    for cell in (second, fourth):
+    assert len(fourth["outputs"]) == 1
+    for cell in (second, recorded, fourth):
         (output,) = cell["outputs"]
         assert "30/30" in "".join(output["data"]["text/html"])
     assert "<FlowRun" in "".join(fourth["outputs"][0]["data"]["text/plain"])
