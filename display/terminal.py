@@ -68,8 +68,8 @@ class TerminalDisplay(Display):
     def update(self, view: RunView) -> None:
         """Show a newer snapshot."""
         if self._live is None:
-            if view.elapsed_seconds < QUIET_SECONDS:
-                return
+            if view.elapsed_seconds < QUIET_SECONDS or not self._console.is_terminal:
+                return  # a file gets the last picture alone, see `close`
             self._live = Live(
                 console=self._console,
                 auto_refresh=False,

@@ -40,6 +40,16 @@ def shown(view: RunView, columns: str = "120") -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def test_a_file_gets_the_last_picture_whole() -> None:
+    stream = io.StringIO()
+    display = TerminalDisplay(stream)
+    display.update(a_view(a_node()))
+    assert not stream.getvalue()
+    display.close(a_view(a_node()))
+    assert stream.getvalue().endswith("\n")
+    assert stream.getvalue().count("brave-otter") == 1
+
+
 def test_a_node_s_line_has_all_there_is_to_say() -> None:
     header, line, first, second = shown(a_view(a_node(), message="retry\n2 of 3"))
     assert header == "● prepare/brave-otter  Running  1 min 5 s  dask  3/4 slots busy  retry 2 of 3"
