@@ -89,6 +89,8 @@ if TYPE_CHECKING:
     from .runs import RunInfo
 
 _TICK_SECONDS = 0.05
+_EXPLAIN_SECONDS = 10.0
+"""For which an explanation waits until new entries of the cache are written."""
 _AT_ONCE_SECONDS = 2.0
 """What a run that is interrupted twice waits for its killed batches, so that their states are told."""
 _jitter = random.Random()
@@ -658,7 +660,7 @@ class Engine:
 
     def explain(self, node: Node, position: int) -> Explanation:
         """See `EngineAPI.explain`."""
-        self.scribe.settle()
+        self.scribe.settle(_EXPLAIN_SECONDS)
         return self.caching.explain(node, position)
 
     def cancel(

@@ -21,7 +21,7 @@ class Footprint:
 
     def measured(self, before: int, peak: int, item_bytes: float) -> None:
         """A child held ``before`` bytes when a batch began, and ``peak`` at most while it ran."""
-        if not peak:
+        if not before or not peak:  # of a child that died only the peak of its life is known
             return
         self.base = max(self.base, before)
         growth = max(0, peak - before)

@@ -401,9 +401,10 @@ class Report:
     started: int = 0
     """Items of the batch that have started so far, in batch order (async: how many in all)."""
     base_memory: int = 0
-    """Resident bytes of the child's own when the batch began; with ``end``, 0 if not known."""
+    """Resident bytes of the child's own when the batch began; with ``end``, 0 if not known (it died)."""
     peak_memory: int = 0
-    """Most resident bytes of its own since then; with ``end``, 0 if not known."""
+    """Most resident bytes of its own since then; with ``end``, 0 if not known. Of a child that died: in
+    all its life, mapped files included, as the system tells it."""
     end: End | None = None
 
 
@@ -899,6 +900,8 @@ class RunRecord:
     heartbeat: datetime | None = None
     host: str = ""
     pid: int = 0
+    process: str = ""
+    """What tells the driver from others of this host name and pid (`core.process_marks`)."""
     workspace: str = "default"
 
 

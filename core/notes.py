@@ -32,6 +32,7 @@ from .interfaces import (
 from .items import STATE_NAMES
 from .nodes import Flight, Node
 from .outcomes import node_message
+from .process_marks import mark_of
 from .states import State, StateType, type_of_name
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Notes:
             heartbeat=datetime.now(UTC),
             host=hostname(),
             pid=os.getpid(),
+            process=mark_of(os.getpid()),
         )
 
     def scheduled(self) -> list[HistoryEvent]:

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_UNIT = 1 if sys.platform == "darwin" else 1024
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in one of ``ru_maxrss``."""
 
 
 class ResidentMemory:
@@ -30,7 +31,7 @@ class ResidentMemory:
 
 
 def _lifelong() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
 
 
 def _own(name: str) -> int:

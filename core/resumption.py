@@ -15,6 +15,7 @@ from .context import live_run
 from .errors import ConfigurationError, RunError, RunNotFoundError
 from .headers import read_header, read_launch, read_parameters
 from .orphans import lives
+from .process_marks import mark_of, same_place
 from .resumable import Recompute
 from .states import State, StateType
 
@@ -200,7 +201,10 @@ def living_driver(record: RunRecord) -> str:
     """Where a run's driver seems to be alive; empty if the run has ended or its driver is gone."""
     if State(StateType(record.state_type)).is_final():
         return ""
-    if record.host == socket.gethostname():
+    here = mark_of(os.getpid())
+    if record.host == socket.gethostname() and same_place(record.process, here):
+        if record.process not in ("", mark_of(record.pid)):
+            return ""  # its number is another process's, or nobody's, by now
         if record.pid == os.getpid():
             return f"process {record.pid}, this one" if live_run(str(record.id)) else ""
         return f"process {record.pid}" if lives(record.pid) else ""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
@@ -136,15 +137,21 @@ class Scribe(threading.Thread):
 
     def sync(self, timeout: float = 10.0) -> None:
         """Wait until all that was told so far has been written."""
-        if self.is_alive() and threading.current_thread() is not self:
+        if threading.current_thread() is not self:
             written = threading.Event()
             self.inbox.put(written)
-            written.wait(timeout)
+            deadline = time.monotonic() + timeout
+            while self.is_alive() and (left := deadline - time.monotonic()) > 0:
+                if written.wait(min(left, 1.0)):
+                    return
 
-    def settle(self) -> bool:
-        """Bring the journal up to date; False if the run is another driver's by now."""
+    def settle(self, timeout: float = inf) -> bool:
+        """Bring the journal up to date; False if the run is another driver's by now.
+
+        An outage of the store is waited out as long as the store itself does.
+        """
         self.settling = True
-        self.sync()
+        self.sync(timeout)
         self.settling = False
         return not self.lost
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from ..core.hostname import hostname
 from ..core.interfaces import Mark
+from ..core.resident import RSS_UNIT
 from . import marks as marks_memory
 from .wire import Hello, Setup, Unpacker, misfit, pack, versions
 
@@ -183,6 +184,8 @@ class Process:
         self.threads = threads
         self.hello: Hello | None = None
         self.ended = False
+        self.peak_memory = 0
+        """Most resident bytes of the dead child, mapped files included."""
         self.marks = shared.words if shared is not None else marks_memory.private()
         self._popen, self._shared, self._guard = popen, shared, guard
         self._input, self._output = popen.stdin.fileno(), popen.stdout.fileno()
@@ -322,9 +325,19 @@ class Process:
         """The dead child's exit code; its process group is emptied before the number is freed."""
         self.kill()
         self._dismiss_guard()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._popen.wait(10.0)
-        return None
+        if not self._exited():
+            self._await_exit(10.0)
+        return self._reap() if self._exited() else None
+
+    def _reap(self) -> int:
+        if self._popen.returncode is None:
+            try:
+                _, status, usage = os.wait4(self._popen.pid, 0)
+            except ChildProcessError:  # somebody else did, and knows its code
+                return self._popen.wait()
+            self._popen.returncode = os.waitstatus_to_exitcode(status)
+            self.peak_memory = usage.ru_maxrss * RSS_UNIT
+        return self._popen.returncode
 
     def _dismiss_guard(self) -> None:
         """End it before the child's number may become another's."""

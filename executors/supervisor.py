@@ -204,6 +204,8 @@ class _Run:
         self.killed_at = 0.0
         self.limited = autopsy.limits(batch)
         self.last: Report | None = None
+        self.peak_memory = 0
+        """Of a child that died."""
 
     def ask(self, value: int, grace: float) -> None:
         """Take a control word; the slot's lock is held."""
@@ -274,7 +276,9 @@ class _Run:
 
     def finish(self, end: End) -> None:
         """Tell the end, once: in the child's last report, or in one of our own."""
-        last = self.last or Report(self.batch.run_id, self.batch.id, started=self.started)
+        last = self.last or Report(
+            self.batch.run_id, self.batch.id, started=self.started, peak_memory=self.peak_memory
+        )
         self.sink(replace(last, end=end))
 
     # ------------------------------------------------------------------------------- time and death
@@ -314,6 +318,7 @@ class _Run:
     def _died(self, process: Process) -> End:
         item = running(process.marks)
         code = process.exit_code()
+        self.peak_memory = process.peak_memory
         started = max(self.started, process.marks[Mark.STARTED], item.item + 1 if item else 0)
         self.started = started
         suspects = autopsy.suspects(self.batch, started, self.done)

@@ -85,6 +85,7 @@ class Encoder:
             self.when(record.heartbeat),
             clean(record.host),
             record.pid,
+            record.process,
         )
 
     def state(self, record: StateRecord, run: int, workspace: str) -> Row:
@@ -202,6 +203,7 @@ def read_run(row: Any) -> RunRecord:
         heartbeat=row.heartbeat,
         host=row.host,
         pid=row.pid,
+        process=row.process,
         workspace=row.workspace,
     )
 

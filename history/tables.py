@@ -100,6 +100,7 @@ runs = Table(
     Column("heartbeat", UtcTime),
     Column("host", Text, nullable=False),
     Column("pid", BigInteger, nullable=False),
+    Column("process", Text, nullable=False, server_default=""),
     UniqueConstraint("id", name="runs_id"),
     Index("runs_created", "workspace", "created"),
     Index("runs_name", "workspace", "name"),

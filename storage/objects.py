@@ -267,6 +267,8 @@ class RemoteObjects(FsspecObjects):
         except AlreadyExistsError:
             return True
         except StorageError as error:
+            if error.__cause__ is not None and is_transient(error.__cause__):
+                raise  # an outage tells nothing of conditions: they are tried again
             # The condition may be what is refused. If it is the store as a whole, this tells.
             self._try("write", path, lambda: self.filesystem.pipe_file(self.path_of(path), b""))
             _logger.debug("no conditional put at %s: %s", self.location.url, error)

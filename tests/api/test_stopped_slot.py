@@ -12,6 +12,8 @@ import pytest
 
 from headrace import ProcessesExecutor, flow, task
 from headrace.core import pools
+from headrace.core.settings import settings_override
+from headrace.testing import Tally
 
 ITEMS = 20
 
@@ -24,12 +26,16 @@ def stopped(pid: int) -> bool:
 def test_a_stopped_child_loses_nothing_and_backups_do_not_wait_for_it(
     tmp_path: Path, backups: bool
 ) -> None:
-    """With backups the map ends while the child is still stopped; without, when it goes on."""
+    """With backups the map ends while the child is still stopped; without, when it goes on.
+
+    Several heartbeats are missed meanwhile.
+    """
     mark = tmp_path / "pid"
     executor = ProcessesExecutor(max_workers=2)
 
     @task(backups=backups)
     def work(value: int) -> int:
+        Tally(tmp_path / "starts").note(str(value))
         time.sleep(0.02)
         if value == ITEMS // 2 and not mark.exists():
             mark.write_text(str(os.getpid()))
@@ -50,7 +56,9 @@ def test_a_stopped_child_loses_nothing_and_backups_do_not_wait_for_it(
             assert stopped(int(mark.read_text()))
         return values.result()
 
-    with pools.opened(executor):
+    with pools.opened(executor), settings_override(heartbeat_seconds=0.1):
         assert stalled() == list(range(ITEMS))
         if not backups:
+            tally = Tally(tmp_path / "starts")
+            assert [tally.count(str(item)) for item in range(ITEMS)] == [1] * ITEMS
             assert psutil.pid_exists(int(mark.read_text())), "nobody killed it"

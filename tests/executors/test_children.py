@@ -62,6 +62,7 @@ def test_death_names_its_cause_the_running_item_and_the_suspects(slot, step, cau
     assert end.suspects == (201, 202), "the first has failed, the last has not started"
     assert heard.failed() == [(200, FailureKind.ERROR)]
     assert not end.out_of_memory
+    assert 10 << 20 < heard.reports[-1].peak_memory < 10 << 30, "as the system tells it"
     assert run(slot, [("ok",)], 3).end().outcome is Outcome.DONE, "the slot lives on"
 
 

@@ -145,6 +145,21 @@ def test_a_worker_that_is_told_to_end_commits_and_tells_what_is_finished(cluster
     assert not losing.run.info.history.items(losing.run.id), "no attempt was charged"
 
 
+def test_a_worker_that_misses_heartbeats_is_left_alone(cluster, tmp_path):
+    """It is stopped for several of them, with its children at work, and goes on."""
+    for _ in range(2):
+        cluster.worker(threads=1)
+    losing = Losing(cluster, tmp_path)
+    until(lambda: len(losing.committed()) > 5)
+    worker = losing.busy()
+    worker.suspend()
+    time.sleep(3)  # a heartbeat of Dask's is one of half a second
+    worker.resume()
+    assert losing.run.result() == [item * item for item in range(ITEMS)]
+    assert losing.started(range(ITEMS)) == dict.fromkeys(range(ITEMS), 1)
+    assert "lost" not in {b.outcome for b in losing.run.info.history.batches(losing.run.id)}
+
+
 @task(infra_retries=0)
 def long(folder: Path, item: int) -> int:
     Tally(folder).note(str(item))

@@ -5,15 +5,19 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 from servers.object_store import ObjectStore
 from servers.process import running
 from servers.s3 import s3_object_store
 
-from headrace.core.errors import AlreadyExistsError, TakenOverError
+from headrace.core.errors import AlreadyExistsError, StorageError, TakenOverError
 from headrace.storage import journal, localfiles
+from headrace.storage.objects import RemoteObjects
 from headrace.storage.store import ArrowRunStore, ArrowStore
+from headrace.testing import faulty
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +82,25 @@ def test_a_disk_without_links_is_accepted_for_one_driver(
     assert not run.unfinished()
     localfiles._links.clear()
     journal._warned.clear()
+
+
+def test_an_outage_tells_nothing_of_conditions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection drops for conditional puts, until the store gives up; others land already."""
+    fsspec.register_implementation(faulty.SCHEME, faulty.FaultyFileSystem, clobber=True)
+    run = ArrowStore(f"faulty://{tmp_path}", patience=0.01).run("run-1")
+    assert isinstance(run.objects, RemoteObjects)
+    filesystem = run.objects.filesystem
+    real = filesystem.pipe_file
+
+    def dropping(path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+        if mode == "create":
+            raise ConnectionResetError(path)
+        real(path, value, mode=mode, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "pipe_file", dropping)
+        with pytest.raises(StorageError, match="ConnectionResetError"):
+            run.write("header.json", b"{}", if_absent=True)
+    assert run.objects.one_winner()

@@ -1,0 +1,63 @@
+"""Whether a run's driver lives: by more than a host's name and a number, which come again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from headrace import flow
+from headrace.core.interfaces import RunRecord
+from headrace.core.process_marks import mark_of
+from headrace.core.resumption import living_driver
+
+
+@flow(executor="threads")
+def nothing() -> None:
+    return None
+
+
+@pytest.fixture
+def other() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    """Of a run that this process drives, for all that is recorded."""
+    run = nothing.start()
+    run.wait()
+    made = run.info.history.run(run.id)
+    assert (made.host, made.pid) == (socket.gethostname(), os.getpid())
+    assert made.process == mark_of(os.getpid())
+    return replace(made, state="Running", state_type="RUNNING", heartbeat=datetime.now(UTC))
+
+
+def test_a_process_that_is_still_the_same_lives(record: RunRecord, other: int) -> None:
+    told = living_driver(replace(record, pid=other, process=mark_of(other)))
+    assert told == f"process {other}"
+    assert living_driver(replace(record, pid=other, process="")), "written by an older version"
+    assert not living_driver(record), "this process drives no such run"
+
+
+def test_a_number_that_is_another_process_s_by_now_is_no_driver(
+    record: RunRecord, other: int
+) -> None:
+    place, _, began = mark_of(other).rpartition("/")
+    assert not living_driver(replace(record, pid=other, process=f"{place}/{int(began) - 1}"))
+
+
+def test_a_container_of_the_same_name_is_another_place(record: RunRecord, other: int) -> None:
+    """Nobody here has its number, or this very process; its heart beats all the same."""
+    boot, _, began = mark_of(other).split("/")
+    elsewhere = f"{boot}/1/{began}"
+    for pid in (other, os.getpid(), 1 << 22):
+        told = living_driver(replace(record, pid=pid, process=elsewhere))
+        assert "last heard of 0 s ago" in told
