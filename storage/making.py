@@ -13,7 +13,7 @@ from ..core.futures import MapFuture
 from ..core.tasks import Task
 from .datasets import Dataset
 from .hashing import row_hashes
-from .pieces import Piece
+from .pieces import Piece, Scan
 from .shares import Share, plain_schema, shares_of
 
 _MOST_BUCKETS = 1 << 14
@@ -64,6 +64,7 @@ class Input:
         self.after = unmapped(future)
         """Argument of the tasks that read it: it is dropped when they are through, if it may be."""
         self.scan = dataset.scan()
+        refuse_bare_rows(operation, self.pieces, self.scan)
         self.schema = plain_schema(self.scan.result)
         self.bytes = sum(piece.bytes for piece in self.pieces)
 
@@ -111,6 +112,20 @@ def in_a_flow(name: str, build: Callable[[], Any]) -> Any:
 
 def _listed(built: Any) -> list[Any]:
     return cast("list[Any]", built) if isinstance(built, list) else [built]
+
+
+def refuse_bare_rows(what: str, pieces: Sequence[Piece], scan: Scan) -> None:
+    """Files and tables without columns cannot tell how many rows they have.
+
+    Raises
+    ------
+    ConfigurationError
+        There are rows, and no columns.
+    """
+    if not scan.result.names and any(piece.count() for piece in pieces):
+        raise ConfigurationError(
+            f"{what}() of rows without columns would lose them: select at least one column"
+        )
 
 
 def checked_columns(what: str, names: Sequence[str], schema: Any) -> tuple[str, ...]:

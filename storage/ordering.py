@@ -18,6 +18,13 @@ import pyarrow.compute as pc
 from ..core.errors import ConfigurationError
 
 
+def _is_bare(kind: Any) -> bool:
+    """Whether it is a struct without fields, or has one."""
+    if not pa.types.is_struct(kind):
+        return False
+    return not kind.num_fields or any(_is_bare(field.type) for field in kind.fields)
+
+
 @dataclass(frozen=True)
 class Order:
     """Columns to sort by, and for each whether it descends."""
@@ -45,6 +52,10 @@ class Order:
             if name not in schema.names:
                 raise ConfigurationError(
                     f"cannot sort by {name!r}: there is {', '.join(schema.names) or 'no column'}"
+                )
+            if _is_bare(schema.field(name).type):  # pyarrow dies of it
+                raise ConfigurationError(
+                    f"cannot sort by {name!r}: {schema.field(name).type} has no order"
                 )
         order = cls(names, down)
         try:

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..core.errors import AlreadyExistsError, ConfigurationError, StorageError
 from ..core.interfaces import Origin
@@ -67,6 +68,12 @@ class Target:
         for name in self.partition_by:
             if name not in self.schema.names:
                 raise ConfigurationError(f"cannot partition by {name!r}: there is no such column")
+        if self.partition_by and len(self.partition_by) == len(self.schema.names):
+            raise ConfigurationError(
+                f"cannot partition by {', '.join(self.partition_by)}: no column is left for the files"
+            )
+        if self.format == "parquet":
+            _check_parquet(self.schema)
 
     @property
     def objects(self) -> Objects:
@@ -240,6 +247,14 @@ class Target:
             counted = [{**group, "files": len(group["files"])} for group in groups]
             manifest |= {"schema": schema, "removed": self.removed, "groups": counted}
         return manifest | {"files": files}
+
+
+def _check_parquet(schema: Any) -> None:
+    """Raises `ConfigurationError` where Parquet has no place for a column; before anything runs."""
+    try:
+        pq.write_table(schema.empty_table(), pa.BufferOutputStream())
+    except pa.ArrowNotImplementedError as error:
+        raise ConfigurationError(f"{error}: write format='arrow'") from error
 
 
 def _outside(objects: Objects) -> list[str]:

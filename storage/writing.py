@@ -18,7 +18,7 @@ from .exchange import ByContent
 from .grouping import groups_of
 from .increments import Plan, planned, sources_of
 from .locations import parse_location
-from .making import Input
+from .making import Input, refuse_bare_rows
 from .operating import PARTITION_BYTES
 from .shares import Share, plain_schema, with_places
 from .splitting import by_bytes, by_rows
@@ -65,6 +65,7 @@ def write_dataset(
 
 
 def _write_here(dataset: Dataset, target: Target) -> None:
+    refuse_bare_rows("write", dataset.pieces, dataset.scan())
     kept = target.begin()
     if kept is None:
         return

@@ -367,6 +367,21 @@ def test_columns_become_folders_and_come_back_with_their_types(tmp_path: Path):
     ].to_pylist() == [2]
     with pytest.raises(ConfigurationError, match="partition by 'z'"):
         dataset_of_table(table).write(tmp_path / "x", partition_by="z")
+    with pytest.raises(ConfigurationError, match="no column is left"):
+        dataset_of_table(table).write(tmp_path / "x", partition_by=["n", "kind", "year"])
+
+
+def test_rows_without_columns_are_counted_and_not_written(tmp_path: Path):
+    pq.write_table(pa.table({"n": range(10)}), tmp_path / "in.parquet")
+    bare = open_dataset(tmp_path / "in.parquet").select([])
+    assert bare.num_rows == bare.to_table().num_rows == bare.to_pandas().shape[0] == 10
+    assert [part.to_table().num_rows for part in bare.partitions()] == [10]
+    with pytest.raises(ConfigurationError, match="rows without columns"):
+        bare.write(tmp_path / "out")
+    empty = dataset_of_table(pa.table({"x": pa.array([{}], pa.struct([]))}))
+    with pytest.raises(ConfigurationError, match="format='arrow'"):
+        empty.write(tmp_path / "out")
+    assert empty.write(tmp_path / "out", "arrow").to_table().to_pylist() == [{"x": {}}]
 
 
 def test_a_failed_write_leaves_the_old_dataset_and_nothing_else(tmp_path: Path):

@@ -22,7 +22,7 @@ from storage.stores import make_store
 from headrace import flow, open_dataset, task
 from headrace.core.errors import ConfigurationError, NestedSubmitError
 from headrace.core.interfaces import data_prefix
-from headrace.storage.datasets import Dataset
+from headrace.storage.datasets import Dataset, dataset_of_table
 from headrace.storage.exchange import HASH, hash_ranges, sorted_ranges
 from headrace.storage.hashing import place_hashes, row_hashes
 from headrace.storage.ordering import Order
@@ -468,6 +468,8 @@ def test_views_as_polars_writes_them_go_through(tmp_path: Path):
 
 def test_what_cannot_be_is_told(local_run: ArrowRunStore):
     dataset = local_run.dataset(commit(local_run, [data(10)]))
+    bare = pa.array([{}], pa.struct([]))
+    odd = dataset_of_table(pa.table({"bare": bare, "deep": pa.array([{"x": {}}])}))
     wrong: list[tuple[Callable[[], Any], str]] = [
         (lambda: dataset.sort("none"), "none"),
         (lambda: dataset.sort("list"), "cannot sort by list"),
@@ -483,6 +485,9 @@ def test_what_cannot_be_is_told(local_run: ArrowRunStore):
         (dataset.repartition, "one of rows="),
         (lambda: dataset.repartition(rows=0), "positive"),
         (lambda: dataset.shuffle(1, partition_bytes="many"), "not a size"),
+        (lambda: dataset.select([]).shuffle(1), "rows without columns"),
+        (lambda: odd.sort("bare"), "struct<> has no order"),
+        (lambda: odd.sort("deep"), "has no order"),
     ]
     for call, told_so in wrong:
         with pytest.raises(ConfigurationError, match=told_so):

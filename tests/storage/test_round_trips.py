@@ -1,17 +1,22 @@
 """Whatever Arrow types rows have, they come back from the formats that headrace writes and reads."""
 
 import datetime as dt
+import json
 import tempfile
+import uuid
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.csv import write_csv
 
 from headrace.storage.datasets import dataset_of_table, open_dataset
+from headrace.storage.store import ArrowStore
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
 INSTANTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1))
@@ -98,3 +103,46 @@ def test_tables_come_back(table: Any, most: int | None, format: str):
         parts = [part.to_table() for part in back.partitions(bytes=1)]
         assert all(part.schema.equals(table.schema) for part in parts)
         assert [row for part in parts for row in part.to_pylist()] == table.to_pylist()
+
+
+LINES = [pair for pair in FLAT if pair[0] in {pa.bool_(), pa.int64(), pa.float64(), pa.date32()}]
+PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
+
+
+@st.composite
+def lines(draw: st.DrawFn, *, nested: bool) -> Any:
+    """Rows as files of lines can have them: numbers, dates, texts with whatever is in them."""
+    kinds: list[Any] = draw(st.lists(st.sampled_from(LINES), max_size=3))
+    if nested:
+        kinds = [pair for pair in kinds if pair[0] != pa.date32()]
+        kinds += [(pa.list_(kind), st.lists(values, max_size=3)) for kind, values in kinds]
+    rows = draw(st.integers(1, 12))
+    arrays = [
+        pa.array(draw(st.lists(maybe(values), min_size=rows, max_size=rows)), kind)
+        for kind, values in kinds
+    ]
+    texts = pa.array(draw(st.lists(PLAIN, min_size=rows, max_size=rows)), pa.string())
+    arrays = [pa.array(range(rows)), texts, *arrays]
+    return pa.table(arrays, names=[f"c{n}" for n in range(len(arrays))])
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@given(data=st.data())
+@settings(
+    max_examples=8,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+def test_lines_come_back_whole_and_in_pieces(store: ArrowStore, ending: str, data: st.DataObject):
+    table = data.draw(lines(nested=ending == "jsonl"))
+    options = dict(store.storage_options)
+    url = f"{store.url}/{uuid.uuid4()}/rows.{ending}"
+    with fsspec.open(url, "wb", auto_mkdir=True, **options) as opened:
+        file: Any = opened
+        if ending == "csv":
+            write_csv(table, file)
+        else:
+            file.writelines(json.dumps(row).encode() + b"\n" for row in table.to_pylist())
+    back = open_dataset(url, storage_options=options, schema=table.schema)
+    assert back.to_table().equals(table)
+    parts = [part.to_table() for part in back.partitions(bytes=data.draw(st.integers(1, 64)))]
+    assert pa.concat_tables(parts).equals(table)
