@@ -219,6 +219,13 @@ class RecordedRun(Resumable, Shown):
             return followed_logs(self._history, self.id, level, self.done)
         return list(all_logs(self._history, self.id, level))
 
+    def quarantined(self, node: str) -> Any:
+        """Rows of a node that were set aside, as a `Dataset`; see `MapFuture.quarantined`."""
+        from .records import receipts_of
+
+        store = self._storage()
+        return store.quarantined(receipts_of(store.journal().records(), self._record(node).node))
+
     def failures(self) -> Any:
         """Failed items of all nodes as a ``pyarrow.Table``; see `MapFuture.failures`."""
         from .failure_tables import failures_table

@@ -226,6 +226,12 @@ class FlowRun(Resumable, Shown, Generic[R]):
         found = RecordedRun(self.info.history, self.id, self.info.store, self.engine)
         return found.item(node, position)
 
+    def quarantined(self, node: str) -> Any:
+        """Rows of a node that were set aside, as a `Dataset`; see `MapFuture.quarantined`."""
+        from .recorded import RecordedRun
+
+        return RecordedRun(self.info.history, self.id, self.info.store).quarantined(node)
+
     def explain(self, node: str, position: int = 0) -> Explanation:
         """Why an item was taken from the cache, or not. See `RecordedRun.explain`."""
         from .recorded import RecordedRun

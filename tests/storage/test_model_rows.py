@@ -166,7 +166,11 @@ def test_a_resume_and_the_cache_find_what_was_set_aside(raw: Dataset, tmp_path: 
     failed.wait()
     assert failed.state.is_failed()
     gate.touch()
-    assert failed.resume().result() == (6, 4)
+    resumed = failed.resume()
+    assert resumed.result() == (6, 4)
+    aside = headrace.attach(resumed.id).quarantined("picky-0").to_table()
+    assert aside.equals(resumed.quarantined("picky-0").to_table())
+    assert aside["quarantine_item"].to_pylist() == [0, 0, 1, 1]
     assert run() == (6, 4)
 
 
