@@ -10,6 +10,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from pydantic import Secret
+from servers.object_store import ObjectStore
 
 from headrace.examples import corpus as job
 from headrace.examples.python_text import Rules, decode, examine, normalise
@@ -213,28 +214,26 @@ def test_from_memory_to_memory(inline: tuple[Path, dict[str, Any]]) -> None:
         memory.rm("/corpus-out", recursive=True)
 
 
-def test_from_s3_to_s3(
-    s3_url: str,
-    s3_storage_options: dict[str, Any],
-    tree: Path,
-    inline: tuple[Path, dict[str, Any]],
-    tmp_path: Path,
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.parametrize("executor", ["processes", "dask", "ray"])
+def test_end_to_end_on_an_object_store(
+    executor: str, scheme: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    local = tmp_path / "in"
+    """Source, results and target are far away; what comes is what comes of local files."""
+    server: ObjectStore = request.getfixturevalue({"s3": "s3_server", "gs": "gcs_server"}[scheme])
+    local, url = tmp_path / "in", server.new_bucket()
     for name in [name for name in FILES if not name.startswith(("gen/", "deep"))]:
         (local / name).parent.mkdir(parents=True, exist_ok=True)
         (local / name).write_bytes(FILES[name])
-    remote = fsspec.filesystem("s3", **s3_storage_options)
-    bucket = s3_url.removeprefix("s3://").rstrip("/")
+    job.corpus.with_options(executor="threads")(str(local), str(tmp_path / "out"), **SMALL)
+    remote, bucket = server.filesystem(), url.partition("://")[2]
     remote.put(f"{local}/", f"{bucket}/in/", recursive=True)
-    flow = job.corpus.with_options(executor="processes")
-    flow(str(local), str(tmp_path / "out"), **SMALL)
-    flow(
-        f"s3://{bucket}/in",
-        f"s3://{bucket}/out",
-        storage_options=Secret(s3_storage_options),
-        **SMALL,
+    options = dict(server.storage_options)
+    flow = job.corpus.with_options(
+        executor=executor, storage=f"{url}/runs", storage_options=options
     )
+    flow(f"{url}/in", f"{url}/out", storage_options=Secret(options), **SMALL)
+    assert remote.find(f"{bucket}/runs")
     remote.get(f"{bucket}/out/", f"{tmp_path}/back/", recursive=True)
     assert contents(tmp_path / "back") == contents(tmp_path / "out")
 
