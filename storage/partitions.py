@@ -265,4 +265,5 @@ class PartitionReader:
 def own_metadata(schema: Any) -> Any:
     """A schema with the user's metadata only, as it was before the footer's entries."""
     kept = {k: v for k, v in (schema.metadata or {}).items() if k not in (HEADER_KEY, ITEMS_KEY)}
-    return schema.with_metadata(kept or None)
+    # (Arrow tells empty metadata from none, in what it writes of a schema.)
+    return schema.with_metadata(kept) if kept else schema.remove_metadata()

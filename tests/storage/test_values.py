@@ -263,6 +263,15 @@ def test_all_values_together_in_every_format(tmp_path: Any, format: str):
         assert {receipt.part.format for receipt in manifest.receipts} == {"arrow"}
 
 
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+@pytest.mark.parametrize("metadata", [None, {"by": "me"}])
+def test_a_table_s_schema_comes_back_to_the_byte(tmp_path: Any, format: str, metadata: Any):
+    run = ArrowStore(tmp_path, format=format).run("run-1")
+    table = pa.table({"a": [1, 2]}).replace_schema_metadata(metadata)
+    (got,) = run.load_all(commit(run, [table], inline_bytes=0))
+    assert got.schema.serialize().equals(table.schema.serialize())
+
+
 # ------------------------------------------------------------------------- random values, random cuts
 
 SCALARS = st.one_of(
