@@ -222,9 +222,13 @@ def test_end_to_end_on_an_object_store(
     """Source, results and target are far away; what comes is what comes of local files."""
     server: ObjectStore = request.getfixturevalue({"s3": "s3_server", "gs": "gcs_server"}[scheme])
     local, url = tmp_path / "in", server.new_bucket()
-    for name in [name for name in FILES if not name.startswith(("gen/", "deep"))]:
+    for name, content in FILES.items():
+        if name.startswith(("gen/", "deep")):
+            continue
+        if scheme == "gs" and content.endswith(b"\r"):  # which the emulator loses
+            content = content[:-1] + b"\n"  # noqa: PLW2901
         (local / name).parent.mkdir(parents=True, exist_ok=True)
-        (local / name).write_bytes(FILES[name])
+        (local / name).write_bytes(content)
     job.corpus.with_options(executor="threads")(str(local), str(tmp_path / "out"), **SMALL)
     remote, bucket = server.filesystem(), url.partition("://")[2]
     remote.put(f"{local}/", f"{bucket}/in/", recursive=True)
