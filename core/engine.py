@@ -44,6 +44,7 @@ from .errors import (
     MappingError,
     NotFoundError,
     RunError,
+    RunNotFoundError,
     StorageError,
 )
 from .feeding import Feeder
@@ -74,6 +75,7 @@ from .nodes import Flight, Node, NodeOptions
 from .notes import Notes
 from .outcomes import exception_of, from_record, item_message, name_of, node_message, state_name
 from .packing import Dependency, dependency_of, pack
+from .process_marks import mark_of
 from .retries import Judge, Verdicts, delay_of
 from .returns import kept_column, not_kept
 from .rowmodels import models_of
@@ -225,6 +227,10 @@ class Engine:
     def _take_over(self) -> None:
         """Become the run's driver in place of an earlier one, and learn what it has done."""
         journal = self.store.journal()
+        with contextlib.suppress(RunNotFoundError):
+            before = self.info.history.run(self.info.id)
+            if before.process and mark_of(before.pid) != before.process:
+                orphans.await_children(before.process)  # what they commit yet is to be found
         self.earlier = Earlier(self.store, journal, verify=self.info.verify)
         self.scribe.journal = journal
         self.machine.resumed = True

@@ -1,10 +1,12 @@
-"""Children whose worker is lost: they end their running item and commit it, for a while."""
+"""Children whose worker or driver is lost: they end their running item and commit it, for a while."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from .hostname import hostname
 from .interfaces import ORPHAN_SECONDS, WorkerInfo
@@ -12,6 +14,8 @@ from .interfaces import ORPHAN_SECONDS, WorkerInfo
 _LOOK_SECONDS = 0.05
 _MARGIN_SECONDS = 1.0
 """A child's last put may end so long after its time is over."""
+SUPERVISOR = "HEADRACE_SUPERVISOR"
+"""In a child's environment the mark (`core.process_marks`) of the process that started it."""
 
 
 def await_end(worker: WorkerInfo | None, hurry: Callable[[], bool]) -> None:
@@ -32,6 +36,31 @@ def await_end(worker: WorkerInfo | None, hurry: Callable[[], bool]) -> None:
         if here and worker is not None and not lives(worker.pid):
             return
         time.sleep(_LOOK_SECONDS)
+
+
+def await_children(driver: str) -> None:
+    """Wait until the children of a driver that is gone cannot commit any more.
+
+    Those on this machine are found; where its workers were elsewhere, these end them by themselves.
+
+    Parameters
+    ----------
+    driver
+        Its mark.
+    """
+    end = time.monotonic() + ORPHAN_SECONDS + _MARGIN_SECONDS
+    sign = f"{SUPERVISOR}={driver}".encode()
+    while _any_has(sign) and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+
+
+def _any_has(variable: bytes) -> bool:
+    """Is there a process with this variable? Never, where the system does not tell."""
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is somebody else's
+            if variable in file.read_bytes().split(b"\0"):
+                return True
+    return False
 
 
 def lives(pid: int) -> bool:

@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 
 from ..core.hostname import hostname
 from ..core.interfaces import Mark
+from ..core.orphans import SUPERVISOR
+from ..core.process_marks import mark_of
 from ..core.resident import RSS_UNIT
 from . import marks as marks_memory
 from .wire import Hello, Setup, Unpacker, misfit, pack, versions
@@ -122,6 +124,7 @@ class Launch:
             arguments += ["--libraries"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(self.without)}
         environment.update(dict.fromkeys(THREAD_VARIABLES, str(max(1, threads))))
+        environment[SUPERVISOR] = mark_of(os.getpid())
         environment.update(self.environment)
         environment["PYTHONPATH"] = path_to_package(environment.get("PYTHONPATH", ""))
         try:

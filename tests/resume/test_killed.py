@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import headrace
+from headrace.core.settings import settings_override
 from headrace.storage.store import ArrowStore
 
 JOB = Path(__file__).with_name("job.py")
@@ -70,3 +72,44 @@ def committed_items(home: Path) -> set[str]:
             if task in INPUT_OF:
                 names |= {f"{task} {INPUT_OF[task](value)}" for value in values}
     return names
+
+
+SLOW = """
+import os, sys, time
+from headrace import flow, task
+
+@task
+def slow(number):
+    with open(os.environ["STARTS"], "ab", buffering=0) as file:
+        file.write(b"x\\n")
+    time.sleep(1)
+    return number + 1
+
+@flow(executor="processes")
+def main():
+    return slow.map([1]).result()
+
+run = main.start()
+print(run.id, flush=True)
+run.wait()
+"""
+
+
+def test_what_a_killed_driver_s_child_is_about_to_commit_is_awaited(tmp_path: Path, monkeypatch):
+    counted = tmp_path / "starts"
+    monkeypatch.setenv("STARTS", str(counted))
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert driver.stdout is not None
+    run = driver.stdout.readline().strip()
+    while not starts(counted):
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    with settings_override(home=tmp_path / "home"):
+        assert headrace.resume(run, executor="threads").result() == [2]
+    assert starts(counted).total() == 1
