@@ -48,6 +48,7 @@ class Shape:
         TypeError
             They do not fit; names ``what`` and the parameter.
         """
+        __tracebackhide__ = True
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -30,6 +30,7 @@ def submit(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
 ) -> Future[Any]:
     """Add a single call to the current run, or to a run of its own."""
+    __tracebackhide__ = True
     _not_in_task(task, "submit")
     flow = FLOW_RUN.get() or _own_run(task)
     task = flow.current(task)
@@ -51,6 +52,7 @@ def submit_map(
     name: str | None,
 ) -> MapFuture[Any]:
     """Add a mapped call to the current run, or to a run of its own."""
+    __tracebackhide__ = True
     _not_in_task(task, "map")
     parts = split(task.name, task.shape, task.shape.bind(task.name, args, kwargs, defaults=False))
     flow = FLOW_RUN.get() or _own_run(task)

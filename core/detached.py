@@ -17,6 +17,7 @@ from .errors import ExecutorError, HistoryError, RunError, StorageError
 from .headers import HEADER, LAUNCH, write_header
 from .notes import Notes
 from .recorded import RecordedRun
+from .runs import forget
 from .states import Crashed
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def start_detached(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Recor
     if FLOW_RUN.get() is not None:
         raise RunError(f"flow {flow.name!r} cannot be started detached inside of another flow")
     info = make_run(flow.options, flow, parameters, entrypoint=flow.entrypoint, shown=False).info
+    forget(info.id)
     store = info.store.run(str(info.id))
     if store.in_process:
         raise StorageError(

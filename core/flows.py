@@ -87,6 +87,7 @@ class Flow(Decorated, Generic[P, R_co]):
         """
         from .parameters import validate
 
+        __tracebackhide__ = True
         return validate(f"flow {self.name!r}", self.fn, parameters)
 
     def parameter_schema(self) -> dict[str, Any]:
@@ -97,6 +98,7 @@ class Flow(Decorated, Generic[P, R_co]):
 
     def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Validated arguments by name. Futures among them are waited for."""
+        __tracebackhide__ = True
         from .annotations import quote
         from .calling import localize
 
@@ -187,6 +189,7 @@ class Flow(Decorated, Generic[P, R_co]):
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[FlowRun[Any], dict[str, Any]]:
+        __tracebackhide__ = True
         if "resume" not in kwargs or "resume" in self.shape.names:
             return self.prepared(self._arguments(args, kwargs))
         from .resumption import again_of

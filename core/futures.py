@@ -435,6 +435,11 @@ class MapStates(Sequence[State[R]]):
             if not state.is_completed():
                 yield state
 
+    def dataset(self) -> Any:
+        """The values of all items as a `Dataset`: see `MapFuture.dataset`."""
+        __tracebackhide__ = True
+        return self._future.dataset()
+
     def __len__(self) -> int:
         return len(self._future)
 

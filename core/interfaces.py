@@ -18,6 +18,8 @@ from enum import IntEnum, StrEnum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
+from .shown import Shown
+
 # ------------------------------------------------------------------------------ what is asked
 
 
@@ -1153,8 +1155,10 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class RunView:
+class RunView(Shown):
     """A run as a display shows it: a snapshot, cheap to make a few times a second."""
+
+    shown_as = "view"
 
     id: str
     name: str

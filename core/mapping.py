@@ -133,6 +133,7 @@ def split(what: str, shape: Shape, arguments: Mapping[str, Any]) -> Split:
     MappingError
         Nothing is iterable, or known lengths differ: names the parameters.
     """
+    __tracebackhide__ = True
     items = dict(arguments)
     if shape.var_keyword is not None and shape.var_keyword in items:
         items.update(items.pop(shape.var_keyword))

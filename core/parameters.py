@@ -90,6 +90,7 @@ def validate(what: str, fn: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     ParameterError
         One line for each parameter that does not validate.
     """
+    __tracebackhide__ = True
     model = model_of(fn)
     quoted = {name: value.value for name, value in given.items() if isinstance(value, quote)}
     checked = {name: value for name, value in given.items() if name not in quoted}

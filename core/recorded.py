@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 from uuid import UUID
 
-from .errors import RunNotFoundError
+from .errors import RunError, RunNotFoundError
 from .registry import recorded_store
 from .resumable import Resumable
 from .showing import Show
@@ -153,6 +153,41 @@ class RecordedRun(Resumable, Shown):
             raise IndexError(f"{node!r} has {found.size} items so far: there is no item {position}")
         told = self._history.items(self.id, found.record.node, position=position)
         return found.item(position, told, self._skipped_for(found, position))
+
+    def dataset(self, node: str) -> Any:
+        """All values of a map that completed, as a `Dataset`.
+
+        Raises
+        ------
+        RunNotFoundError
+            The run has no such node.
+        RunError
+            It is no map, or not all of its values are there.
+        StorageError
+            The run's storage cannot be read.
+        """
+        from .records import manifest_in
+
+        record, store = self._record(node), self._storage()
+        manifest = manifest_in(store.journal().records(), record.node)
+        if manifest is None:
+            why = f"it is {record.state}" if record.mapped else "it is no map, see run.item"
+            raise RunError(f"{node!r} of run {self.name} has no dataset: {why}")
+        return store.dataset(manifest)
+
+    def result(self) -> Any:
+        """Not to be had: what a flow returned is with the process that ran it.
+
+        Raises
+        ------
+        RunError
+            Names what can be read.
+        """
+        known = ", ".join(repr(node.key) for node in self.nodes()) or "none"
+        raise RunError(
+            f"what the flow of run {self.name} returned is only with the process that ran it. The values "
+            f"of its tasks are stored: run.dataset(node), run.item(node, position).output, of {known}"
+        )
 
     def _skipped_for(self, found: RecordedNode, position: int) -> str:
         """Why an item was skipped: the item, or the node, that ended badly before it."""

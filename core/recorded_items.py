@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RecordedItem(Shown):
     """One item as history and storage tell it.
 
@@ -43,7 +43,7 @@ class RecordedItem(Shown):
     ended: datetime | None
     attempts: tuple[ItemRecord, ...]
     """Those that did not complete, oldest first, with their errors, workers and tracebacks."""
-    home: RecordedNode = field(repr=False, compare=False)
+    home: RecordedNode = field(compare=False)
 
     @property
     def input(self) -> Mapping[str, Any]:
@@ -104,9 +104,15 @@ class RecordedItem(Shown):
         __tracebackhide__ = True
         return self.home.replay(self.position, getattr(task, "fn", task)).run()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return f"<RecordedItem {self._head()}>"
+
+    def _head(self) -> str:
         told = f": {self.state.message}" if self.state.message else ""
-        lines = [f"{self.node}[{self.position}] {self.state.name}{told}"]
+        return f"{self.node}[{self.position}] {self.state.name}{told}"
+
+    def __str__(self) -> str:
+        lines = [self._head()]
         if self.attempts and self.attempts[-1].input:
             lines.append(f"input: {self.attempts[-1].input}")
         if self.started is not None and self.ended is not None:

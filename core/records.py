@@ -139,14 +139,23 @@ def given_in(records: Iterable[Mapping[str, Any]], node: int) -> dict[int, tuple
 
 def receipts_of(records: Sequence[Mapping[str, Any]], node: int) -> list[Receipt]:
     """A node's receipts by its last manifest; before there is one, all that were not dropped."""
-    own = [receipt for receipt in receipts_in(records) if receipt.node == node]
+    manifest = manifest_in(records, node)
+    return _own(records, node) if manifest is None else list(manifest.receipts)
+
+
+def manifest_in(records: Sequence[Mapping[str, Any]], node: int) -> Manifest | None:
+    """A node's last manifest; None before there is one."""
     last = None
     for record in records:
         if record["type"] == "manifest" and record["node"] == node:
             last = record
         elif record["type"] == "opened" and record["node"] == node:
             last = None  # another driver has begun it again
-    return own if last is None else list(manifest_of(last, own).receipts)
+    return None if last is None else manifest_of(last, _own(records, node))
+
+
+def _own(records: Iterable[Mapping[str, Any]], node: int) -> list[Receipt]:
+    return [receipt for receipt in receipts_in(records) if receipt.node == node]
 
 
 def receipts_in(records: Iterable[Mapping[str, Any]]) -> list[Receipt]:

@@ -232,6 +232,12 @@ class FlowRun(Resumable, Shown, Generic[R]):
 
         return RecordedRun(self.info.history, self.id, self.info.store).quarantined(node)
 
+    def dataset(self, node: str) -> Any:
+        """All values of a map that completed, as a `Dataset`. See `RecordedRun.dataset`."""
+        from .recorded import RecordedRun
+
+        return RecordedRun(self.info.history, self.id, self.info.store).dataset(node)
+
     def explain(self, node: str, position: int = 0) -> Explanation:
         """Why an item was taken from the cache, or not. See `RecordedRun.explain`."""
         from .recorded import RecordedRun
@@ -421,6 +427,11 @@ def settled_history() -> History:
     return history
 
 
+def forget(run: UUID) -> None:
+    """Another process is to drive the run: `attach` gives its record here."""
+    _handles.pop(run, None)
+
+
 def lapsed(history: History, record: RunRecord) -> bool:
     """Whether a run's driver has died without a word; history knows it as ``Crashed`` then."""
     if record.ended is not None or record.heartbeat is None:
@@ -446,6 +457,18 @@ class Runs(Shown, list["RunRecord"]):
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
         return Runs(found) if isinstance(index, slice) else found
+
+    def __repr__(self) -> str:
+        rows = [
+            (each.name, each.flow, each.state, each.executor, f"{each.created.astimezone():%F %T}")
+            for each in self
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+            for row in rows
+        ]
+        return "\n".join(lines) or "no runs"
 
 
 def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) -> Runs:
@@ -474,6 +497,7 @@ def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:
     """
     from .recorded import RecordedRun
 
+    __tracebackhide__ = True
     history = settled_history()
     try:
         found = history.run(run).id

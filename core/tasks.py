@@ -183,6 +183,7 @@ class Task(Decorated, Generic[P, R_co]):
         """
         from .calling import submit
 
+        __tracebackhide__ = True
         future = submit(self, args, kwargs, wait_for)
         if not return_state:
             return future
@@ -281,6 +282,7 @@ class Task(Decorated, Generic[P, R_co]):
         """
         from .calling import submit_map
 
+        __tracebackhide__ = True
         own: dict[str, Any] = {
             option: kwargs.pop(option)
             for option in _MAP_OPTIONS

@@ -243,6 +243,7 @@ def _options(given: Mapping[str, Any]) -> str:
 _PAGES: Mapping[str, Callable[[Any], Sequence[str]]] = {
     "run": _run,
     "runs": _runs,
+    "view": lambda view: (html.run_card(view),),
     "forecast": _forecast,
     "state": _state,
     "future": _future,

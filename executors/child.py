@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import faulthandler
+import io
 import os
 import pickle
 import queue
@@ -233,6 +234,16 @@ def _take_pipes() -> tuple[int, int]:
     return source, target
 
 
+def _whole_lines() -> None:
+    """Write what user code prints a line at a time, where the environment wants it unbuffered.
+
+    (As in kernels and many images.) Else the parts of a line mix with what other children print.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.write_through:
+            stream.reconfigure(line_buffering=True, write_through=False)
+
+
 def _die_first() -> None:
     """When memory runs out, the kernel shall choose the child, not the driver or the engine."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
@@ -244,6 +255,7 @@ def _die_first() -> None:
 def main() -> None:
     """Run until standard input ends."""
     source, target = _take_pipes()
+    _whole_lines()
     parser = argparse.ArgumentParser(prog="headrace.executors.child", description=__doc__)
     parser.add_argument("--marks", help="file to map for the marks; default: private memory")
     parser.add_argument("--libraries", action="store_true", help="tell library versions, too")

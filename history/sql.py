@@ -199,6 +199,7 @@ class SqlHistory(History):
 
     def run(self, run: UUID | str) -> RunRecord:
         """One run by id, by an unambiguous beginning of its id, or by name (the newest)."""
+        __tracebackhide__ = True
         with self._database.read() as connection:
             return queries.one_run(connection, self._workspace, run)
 

@@ -30,7 +30,9 @@ def double(i: int) -> int:
 def job(n: int) -> list[int]:
     return double.map(range(n)).result()
 
+import headrace
 run = job.start(20, detach=True)
+assert type(headrace.attach(run.id)) is type(run)  # and no handle of this process
 print(run.id, run.state.name, flush=True)
 if "die" in sys.argv:
     os.kill(0, 9)

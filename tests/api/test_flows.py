@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import headrace
 from headrace import flow, get_run_context, get_run_logger, task
 from headrace.core.errors import Cancelled, FlowTimeout, RunError
 from headrace.core.states import Completed, Failed
+from headrace.executors.processes import ProcessesExecutor
 
 
 @task
@@ -58,6 +61,31 @@ def test_states_by_return_and_raise():
     with pytest.raises(ValueError, match="no 1"):
         returns("future")
     assert returns(3) == 3
+
+
+def test_a_map_that_is_returned_gives_its_dataset():
+    @flow
+    def mapped() -> Any:
+        return inc.map(range(3))
+
+    assert mapped().dataset().to_table().num_rows == 3
+
+
+def test_a_printed_line_is_written_whole_where_output_is_unbuffered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+
+    @task
+    def how() -> list[tuple[bool, bool]]:
+        streams: Any = (sys.stdout, sys.stderr)
+        return [(stream.line_buffering, stream.write_through) for stream in streams]
+
+    @flow(executor=ProcessesExecutor(max_workers=1), storage=str(tmp_path))
+    def asked() -> list[tuple[bool, bool]]:
+        return how.submit().result()
+
+    assert asked() == [(True, False)] * 2
 
 
 def test_manual_states_give_their_data():

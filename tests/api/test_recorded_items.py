@@ -9,6 +9,7 @@ import pytest
 
 import headrace
 from headrace.core.recorded import RecordedRun
+from headrace.core.runs import Runs
 from headrace.core.settings import settings_override
 
 SCRIPT = """
@@ -23,6 +24,7 @@ def halve(x):
 @flow(executor="threads")
 def wide():
     halve.map(range(50)).wait()
+    halve.submit(2).wait()
 
 wide()
 """
@@ -64,3 +66,26 @@ def test_what_is_not_there(run: RecordedRun) -> None:
         run.item("halve-0", 50)
     with pytest.raises(headrace.errors.RunNotFoundError, match="halve-0"):
         run.item("double-0", 0)
+
+
+def test_all_values_of_a_map(run: RecordedRun) -> None:
+    halves = run.dataset("halve-0").to_table()["half"].to_pylist()
+    assert halves == [i / 2 for i in range(50) if i % 10 != 9]
+    with pytest.raises(headrace.errors.RunError, match="no map"):
+        run.dataset("halve-1")
+    with pytest.raises(headrace.errors.RunNotFoundError, match="halve-0"):
+        run.dataset("double-0")
+
+
+def test_what_the_flow_returned_is_not_to_be_had_but_what_its_tasks_did_is(
+    run: RecordedRun,
+) -> None:
+    with pytest.raises(headrace.errors.RunError, match=r"run\.dataset.*'halve-0'"):
+        run.result()
+
+
+def test_they_are_short_where_they_are_looked_at(run: RecordedRun) -> None:
+    assert repr(run.item("halve-0", 19)).startswith("<RecordedItem halve-0[19] Failed: ")
+    first, _second = repr(Runs([run.record()] * 2)).splitlines()
+    assert first.split()[:4] == [run.name, "wide", "Completed", "threads"]
+    assert repr(Runs()) == "no runs"

@@ -259,6 +259,10 @@ def test_the_slots_in_use_are_drawn_over_time() -> None:
     assert html.busy_line(a_view(a_node())) == ""
 
 
+def test_a_snapshot_shows_itself(run: Any) -> None:
+    assert "36/40" in shown(run.status)
+
+
 def test_a_forecast_shows_each_node_and_what_failed() -> None:
     told = shown(prepare.sample(20)(1000))
     assert "forecast of" in told
