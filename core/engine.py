@@ -315,8 +315,10 @@ class Engine:
             if not call.single and node.link is None:
                 self.feeders[node] = self._feeder(node, call, context)
             self._own(node, call)
-            if self.info.sample is not None and (live := live_run(self.run_id)) is not None:
-                self.info.sample.looked_at[number] = frozenset({*live.seen, *node.reads})
+            sample = self.info.sample
+            if sample is not None and (live := live_run(self.run_id)) is not None:
+                sample.looked_at[number] = frozenset({*live.seen, *node.reads})
+                sample.given_whole[number] = frozenset(d.node.id for d in static.dependencies)
             self.scribe.index(records.opened_record(node))
             if plan is not None:
                 self.caching.open(node, plan)

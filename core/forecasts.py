@@ -52,13 +52,22 @@ class NodeForecast:
     """Bytes that a slot takes at most; 0: not measured."""
     bytes: int | None
     """Of the output."""
+    chain_seconds: float = 0.0
+    """Until its end, from the start of the nodes that it takes values of, and so on back."""
 
     @property
-    def wall_seconds(self) -> float | None:
-        """What it takes with all its slots."""
+    def share_seconds(self) -> float | None:
+        """What it takes of the wall time of a run that uses all slots."""
         if self.work_seconds is None:
             return None
         return self.work_seconds / (self.slots * self.overlap)
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """What it takes alone, with all the slots that its items can use."""
+        if self.work_seconds is None:
+            return None
+        return self.work_seconds / min(self.slots * self.overlap, self.total or 1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,10 +89,11 @@ class Forecast(Shown):
     @property
     def seconds(self) -> float | None:
         """Wall time of the whole; None where an input's length is not known."""
-        walls = [node.wall_seconds for node in self.nodes]
-        known = [wall for wall in walls if wall is not None]
+        shares = [node.share_seconds for node in self.nodes]
+        known = [share for share in shares if share is not None]
         longest = max((n.seconds[2] for n in self.nodes if n.seconds is not None), default=0.0)
-        return None if len(known) < len(walls) else max(sum(known), longest)
+        chain = max((node.chain_seconds for node in self.nodes), default=0.0)
+        return None if len(known) < len(shares) else max(sum(known), longest, chain)
 
     @property
     def memory(self) -> int:
@@ -184,29 +194,55 @@ def nodes_of(engine: Engine) -> list[NodeForecast]:
     batches = engine.info.history.batches(engine.info.id, limit=_MOST_BATCHES)
     workers = {batch.batch: batch.worker for batch in batches}
     growths = _Growths(engine, sample)
-    return [
-        _forecast(engine, node, growths, workers)
-        for node in list(engine.nodes.values())
-        if node.items.size
-    ]
+    chains: dict[int, float] = {}
+    nodes: list[NodeForecast] = []
+    for node in list(engine.nodes.values()):
+        if node.items.size:
+            found = _forecast(engine, node, growths, workers)
+            before = [chains.get(each, 0.0) for each in growths.above(node)]
+            chain = max(before, default=0.0) + (found.wall_seconds or 0.0)
+            chains[node.id] = chain
+            nodes.append(replace(found, chain_seconds=chain))
+    return nodes
 
 
 class _Growths:
-    """How many times more items a node has in the whole than in the sample; None: nobody knows."""
+    """How many times more items a node has in the whole than in the sample; None: nobody knows.
+
+    Each node is worked out once, those that others build on first: a flow may have looked at
+    hundreds of them when it calls the next.
+    """
 
     def __init__(self, engine: Engine, sample: Sample) -> None:
         self.engine, self.sample = engine, sample
+        self._known: dict[int, tuple[float | None, bool]] = {}
+        self._lengths: dict[int, set[int | None]] = {}
+        """Of the inputs of all that a node's values may be made from, and of its own."""
+        for node in list(engine.nodes.values()):
+            self._known[node.id] = self._growth(node)
 
     def of(self, node: Node) -> tuple[float | None, bool]:
         """The growth, and whether it is that of the values that its input was made from."""
-        while node.link is not None:
-            node = node.link
-        own = self._own(node)
+        return self._known[node.id]
+
+    def above(self, node: Node) -> set[int]:
+        """Nodes whose values it takes, or could: the flow had looked at them."""
+        linked = set[int]() if node.link is None else {node.link.id}
+        return {*self.sample.looked_at.get(node.id, ()), *linked} & self._known.keys()
+
+    def _growth(self, node: Node) -> tuple[float | None, bool]:
         length = self.sample.lengths.get(node.id)
-        above = [self.engine.nodes[number] for number in self.sample.looked_at.get(node.id, ())]
-        if length is not None and any(self.sample.lengths.get(each.id) == length for each in above):
-            above = []  # the very list that was mapped over before, or one beside it
-        growths = [self.of(each)[0] for each in above]
+        above = self.above(node)
+        lengths = set[int | None]().union(*(self._lengths[each] for each in above))
+        self._lengths[node.id] = {*lengths, length}
+        if node.link is not None:
+            return self._known[node.link.id]
+        if not node.single:  # what every item is given makes them no more
+            above -= self.sample.given_whole.get(node.id, frozenset())
+        if length is not None and length in lengths:
+            above.clear()  # the very list that was mapped over before, or one beside it
+        own = self._own(node)
+        growths = [self._known[each][0] for each in above]
         if own is None or None in growths:
             return None, False
         more = max((each for each in growths if each is not None), default=1.0)
@@ -234,6 +270,8 @@ def _forecast(
     head = node
     while head.link is not None and not head.sizer.items:  # it rides in the batches of that one
         head = head.link
+    if head.window is not None:
+        slots = min(slots, head.window)
     # As many as in the middle of a long run: batches do not have to grow any more.
     sizer = replace(head.sizer, largest=total or items.size)
     batch = sizer.next(slots, total, total or 1 << 40)

@@ -29,6 +29,8 @@ class Sample:
     """Items that a node's input has in all; None: nobody knows, as it was not pulled to its end."""
     looked_at: dict[int, frozenset[int]] = field(default_factory=dict[int, frozenset[int]])
     """Nodes whose values the flow had looked at, or passes on, when it called a node."""
+    given_whole: dict[int, frozenset[int]] = field(default_factory=dict[int, frozenset[int]])
+    """Nodes whose values a node is given otherwise than item by item."""
 
     def another(self) -> Sample:
         """The same for the run of a flow that the sampled one calls."""

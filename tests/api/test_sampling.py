@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import headrace
-from headrace import flow, task
+from headrace import flow, task, unmapped
 from headrace.core.errors import ConfigurationError
 from headrace.core.forecasts import Forecast, NodeForecast
 
@@ -155,6 +156,61 @@ def test_an_input_made_from_sampled_values_is_taken_to_grow_with_them() -> None:
     }
 
 
+def test_what_every_item_is_given_makes_them_no_more_and_calls_in_a_row_are_waited_for() -> None:
+    @task
+    def total(xs: list[int]) -> int:
+        time.sleep(0.01)
+        return sum(xs)
+
+    @task
+    def slow(x: int) -> int:
+        time.sleep(0.01)
+        return x
+
+    @flow
+    def centred(n: int) -> None:
+        mean = total.submit(double.map(range(n)))
+        add.map(range(n), unmapped(mean), name="same").wait()
+        add.map(range(7), unmapped(mean), name="other").wait()
+        slow.submit(mean).wait()
+
+    forecast = centred.sample(5)(1000)
+    assert totals(forecast) == {
+        "double-0": (5, 1000, False),
+        "total-0": (1, 1, True),
+        "same": (5, 1000, False),
+        "other": (5, 7, False),
+        "slow-0": (1, 1, True),
+    }
+    named = nodes(forecast)
+    first, second = named["total-0"].work_seconds, named["slow-0"].work_seconds
+    assert first is not None
+    assert second is not None
+    assert forecast.seconds is not None
+    assert forecast.seconds >= first + second
+
+
+def test_no_more_slots_than_items_may_be_in_flight() -> None:
+    @flow
+    def narrow(n: int) -> list[int]:
+        return double.map(range(n), max_in_flight=1).result()
+
+    assert [node.slots for node in narrow.sample(3)(50).nodes] == [1]
+
+
+def test_a_flow_that_looks_at_each_of_many_values() -> None:
+    @flow
+    def looking() -> int:
+        value = 1
+        for _ in range(40):
+            value = add(value, 1)
+        return value
+
+    forecast = looking.sample(1)()
+    assert forecast.run.result() == 41
+    assert {(node.total, node.estimated) for node in forecast.nodes} == {(1, False)}
+
+
 def test_what_fails_is_told_and_the_rest_forecast() -> None:
     @flow
     def picky(n: int) -> list[int]:
@@ -229,6 +285,8 @@ def test_the_sums() -> None:
     assert two.memory == 600
     assert two.bytes == 100
     assert Forecast(run, 1.0, (a_node(work_seconds=4.0),)).seconds == 3.0  # no item is cut
+    assert a_node(total=1, work_seconds=20.0).wall_seconds == 20.0  # one call has one slot
+    assert Forecast(run, 1.0, (a_node(), a_node(chain_seconds=2500.0))).seconds == 2500.0
     assert Forecast(run, 1.0, (a_node(), a_node(work_seconds=None))).seconds is None
 
 
