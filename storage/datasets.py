@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ..core.errors import ConfigurationError
 from ..core.shown import Shown
 from .operating import Operations
-from .pieces import Piece, Scan, origins_of
+from .pieces import Piece, Scan, filter_fingerprint, origins_of
 from .unifying import unified
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Dataset(Operations, Shown):
         for text in (
             *(p.fingerprint for p in self.pieces),
             repr(self._columns),
-            str(self._filter),
+            filter_fingerprint(self._filter),
         ):
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 from ..core.errors import ConfigurationError
 from .lineage import lineage_of
 from .nodedata import PartPiece
-from .pieces import Piece, Scan
+from .pieces import Piece, Scan, filter_fingerprint
 from .shares import Share, with_places
 from .splitting import by_bytes, by_rows, joined
 
@@ -36,7 +36,13 @@ class Plan:
     """Of each share the number of its group."""
 
     def done(self, made: Sequence[Mapping[str, Any]], removed: str) -> list[dict[str, Any]]:
-        """The groups with what was written for their shares."""
+        """The groups with what was written for their shares.
+
+        Raises
+        ------
+        ConfigurationError
+            Rows that are to stay were written together with rows that are not.
+        """
         groups = [{**group, "files": [*group["files"]]} for group in self.groups]
         for owner, each in zip(self.owners, made, strict=True):
             group = groups[owner]
@@ -45,7 +51,18 @@ class Plan:
         if removed == "drop":
             return groups
         present = {name for group in groups for name in group["sources"]}
-        return [*(each for each in self.left if present.isdisjoint(each["sources"])), *groups]
+        stay: list[dict[str, Any]] = []
+        for group in self.left:
+            gone = [name for name in group["sources"] if name not in present]
+            if 0 < len(gone) < len(group["sources"]):
+                raise ConfigurationError(
+                    f"removed='keep' cannot keep the rows of {gone[0]}: they were written together with "
+                    "rows of files that are still there. Give each file a partition of its own, put the "
+                    "file back, or use removed='drop'"
+                )
+            if gone:
+                stay.append(group)
+        return [*stay, *groups]
 
 
 def planned(
@@ -54,8 +71,12 @@ def planned(
     scan: Scan,
     max_bytes: int,
     max_rows: int | None,
+    removed: str,
 ) -> Plan:
-    """What becomes of the groups that a folder has, and of the pieces that it is to hold."""
+    """What becomes of the groups that a folder has, and of the pieces that it is to hold.
+
+    Where rows of removed files stay each piece is a group of its own: one that goes costs no others theirs.
+    """
     pieces = joined(list(pieces))
     keys = [_key(piece, scan) for piece in pieces]
     at = {key: number for number, key in enumerate(keys)}
@@ -71,7 +92,7 @@ def planned(
     groups: list[dict[str, Any]] = []
     parts: list[list[Piece]] = []
     owners: list[int] = []
-    for first, stop in _spans(pieces, kept, max_bytes):
+    for first, stop in _spans(pieces, kept, 0 if removed == "keep" else max_bytes):
         if first in kept:
             groups.append(kept[first])
             continue
@@ -111,7 +132,7 @@ def _spans(
 def _key(piece: Piece, scan: Scan) -> str:
     """Says what a piece holds, as it is read."""
     run = piece.run.run_id if isinstance(piece, PartPiece) else ""
-    told = f"{run}\0{piece.fingerprint}\0{scan.columns}\0{scan.filter}"
+    told = f"{run}\0{piece.fingerprint}\0{scan.columns}\0{filter_fingerprint(scan.filter)}"
     return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,6 +82,13 @@ class Piece(Protocol):
 def origins_of(pieces: Iterable[Piece]) -> list[Origin]:
     """The files and partitions that pieces are of, each once."""
     return list(dict.fromkeys(origin for each in pieces if (origin := each.origin) is not None))
+
+
+def filter_fingerprint(filter: Any) -> str:
+    """Of its content: the text of an expression leaves out most values of a long list."""
+    if filter is None:
+        return "None"
+    return hashlib.blake2b(pickle.dumps(filter, 5), digest_size=16).hexdigest()
 
 
 def scan_table(table: Any, scan: Scan) -> Iterator[Any]:

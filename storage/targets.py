@@ -176,7 +176,10 @@ class Target:
     def _commit(self, files: list[dict[str, Any]], groups: Sequence[dict[str, Any]] | None) -> None:
         objects = self.objects
         if self._manifest() is None:  # so that readers see what was there until all is
-            self._put_manifest(objects, self._present())
+            if groups is None:
+                self._put_manifest(objects, self._present())
+            else:
+                self._put_manifest(objects, [], [])
         self._move(objects, [file["path"] for file in files])
         self._put_manifest(objects, files, groups)
         if self.mode in ("overwrite", "update"):

@@ -85,7 +85,9 @@ def _write_here(dataset: Dataset, target: Target) -> None:
 
 
 def _update_here(dataset: Dataset, target: Target, before: list[dict[str, Any]]) -> None:
-    plan = planned(before, dataset.pieces, dataset.scan(), target.max_bytes, target.max_rows)
+    plan = planned(
+        before, dataset.pieces, dataset.scan(), target.max_bytes, target.max_rows, target.removed
+    )
     try:
         made = [write_group.fn(k, part, target, dataset) for k, part in enumerate(plan.parts)]
     except BaseException:
@@ -129,7 +131,9 @@ def _write_in_flow(dataset: Dataset, target: Target) -> None:
 
 def _update_in_flow(source: Input, target: Target, before: list[dict[str, Any]]) -> None:
     """Write what is not there yet; the last task makes it count, and removes what counts no more."""
-    plan = planned(before, source.pieces, source.scan, target.max_bytes, target.max_rows)
+    plan = planned(
+        before, source.pieces, source.scan, target.max_bytes, target.max_rows, target.removed
+    )
     count = len(plan.parts)
     made = write_group.map(range(count), plan.parts, [target] * count, source.after)
     _finish(made)

@@ -132,6 +132,50 @@ def test_rows_of_removed_files_may_stay(tmp_path: Path):
         kept.select(["n"]).write(f"{store.url}/out", mode="update", removed="keep")
 
 
+def test_rows_of_removed_files_stay_where_groups_would_have_room_for_others(tmp_path: Path):
+    inputs = Inputs(ArrowStore(tmp_path))
+    inputs.put(a=0, b=10, c=20)
+    inputs.open().write(tmp_path / "out", mode="update", removed="keep")
+    inputs.remove("b")
+    written = inputs.open().write(tmp_path / "out", mode="update", removed="keep")
+    assert sorted(written.to_table()["n"].to_pylist()) == [*range(30)]
+
+
+def test_rows_that_cannot_stay_without_others_are_an_error_and_not_lost(tmp_path: Path):
+    inputs = Inputs(ArrowStore(tmp_path))
+    inputs.put(a=0, b=10)
+
+    @task
+    def clean(rows: pa.Table) -> pa.Table:
+        return rows
+
+    @flow(executor="inline", storage=str(tmp_path / "store"))
+    def run() -> Dataset:
+        both = inputs.open().partitions(files=2)
+        return clean.map(both).dataset().write(tmp_path / "out", mode="update", removed="keep")
+
+    run()
+    inputs.remove("b")
+    with pytest.raises(ConfigurationError, match=r"cannot keep the rows of .*b\.parquet"):
+        run()
+    assert open_dataset(tmp_path / "out").to_table()["n"].to_pylist() == [*range(20)]
+
+
+def test_another_value_in_the_middle_of_a_long_filter_counts(tmp_path: Path):
+    inputs = Inputs(ArrowStore(tmp_path))
+    inputs.put(**{f"f{first:03}": first for first in range(0, 100, 10)})
+
+    def but(left_out: int) -> Dataset:
+        others = [n for n in range(100) if n != left_out]
+        return open_dataset(inputs.url, filter=pc.field("n").isin(others))
+
+    assert but(50).fingerprint == but(50).fingerprint != but(51).fingerprint
+    for left_out in (50, 51):
+        written = but(left_out).write(tmp_path / "out", mode="update").to_table()
+        assert left_out not in written["n"].to_pylist()
+        assert written.num_rows == 99
+
+
 def test_files_are_updated_outside_of_a_flow_and_into_folders(tmp_path: Path):
     inputs = Inputs(ArrowStore(tmp_path))
     inputs.put(**{f"f{number:02d}": 10 * number for number in range(12)})
@@ -247,6 +291,17 @@ def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(
             assert found == before
     assert write().to_table()["n"].to_pylist() == inputs.numbers
     assert len(store.run("out").list("")) == 4
+
+
+def test_the_first_writer_may_be_killed_and_the_next_one_goes_on(tmp_path: Path):
+    inputs = Inputs(ArrowStore(tmp_path))
+    inputs.put(a=0, b=10, c=20)
+    arguments = [str(tmp_path), repr(inputs.options), "move"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert done.returncode == -signal.SIGKILL
+    written = inputs.open().write(tmp_path / "out", mode="update")
+    assert written.to_table()["n"].to_pylist() == inputs.numbers
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 2
 
 
 class Sized:
