@@ -288,7 +288,11 @@ class FlowRun(Resumable, Shown, Generic[R]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it has ended, at most ``timeout`` seconds; raises nothing."""
-        self._finished.wait(timeout)
+        if timeout is not None:
+            self._finished.wait(timeout)
+            return
+        while not self._finished.wait(_HEED_SECONDS):
+            pass
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
         """Wait for what the flow returned.
@@ -309,7 +313,8 @@ class FlowRun(Resumable, Shown, Generic[R]):
             Not done in ``timeout`` seconds; the run goes on.
         """
         __tracebackhide__ = True
-        if not self._finished.wait(timeout):
+        self.wait(timeout)
+        if not self._finished.is_set():
             raise TimeoutError(
                 f"run {self.name} was not done after {timeout:g} seconds; it goes on"
             )
@@ -413,6 +418,8 @@ def open_engine(info: RunInfo) -> RunEngine:
     return cast("RunEngine", Engine.open(info))
 
 
+_HEED_SECONDS = 1.0
+"""A signal may come just before the main thread sleeps, and not wake it: it looks so often."""
 _LAPSE_BEATS = 15
 """A run whose driver has missed so many heartbeats is taken for dead."""
 

@@ -53,3 +53,42 @@ def test_the_interpreter_waits_for_a_run_and_signals_cancel_it(number, state, tm
     driver.wait(60)
     (run,) = [run for run in headrace.runs(limit=5) if str(tmp_path) in run.parameters]
     assert run.state == state
+
+
+HEEDING = """
+import signal
+import threading
+import time
+from pathlib import Path
+from headrace import flow, task
+
+@task
+def wait(item):
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return item
+
+@flow(executor="processes")
+def waiting():
+    return wait.map(range(3)).result()
+
+def end():
+    time.sleep(0.5)  # the main thread sleeps by then, and this thread gets the signal
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+run = waiting.start()
+threading.Thread(target=end, daemon=True).start()
+run.result()
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_is_heeded(tmp_path):
+    path = os.pathsep.join(filter(None, sys.path))
+    ended = subprocess.run(
+        [sys.executable, "-c", HEEDING],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "HEADRACE_DISPLAY": "none"},
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 128 + signal.SIGTERM
