@@ -89,6 +89,8 @@ class Plan:
     """Where one run computes a key, and others wait for it."""
     looked: float = 0.0
     """When the claims and the index were looked at, monotonic seconds."""
+    lost: set[int] = field(default_factory=set[int])
+    """Positions whose items have ended without a value."""
     held: set[bytes] = field(default_factory=set[bytes])
     """Keys that others compute, as of then."""
 
@@ -106,6 +108,8 @@ class Caching:
         self.due: dict[str, tuple[dict[str, Any], list[str]]] = {}
         """Folder -> first line and lines that are not in the store."""
         self.driver = os.urandom(4).hex()
+        self.given_up: dict[Node, list[bytes]] = {}
+        """Keys of items that have failed, whose claims are to be given up."""
         self.over: list[Plan] = []
         """Of nodes that have ended, whose claims are to be given up."""
         self.next_beat = 0.0
@@ -318,12 +322,20 @@ class Caching:
         now = time.monotonic()
         if now - plan.looked < WAIT_SECONDS / 2 and plan.held.issuperset(keys):
             return
-        wanted = [waiting[0] for waiting in plan.waiting.values()]
+        wanted = [key for p, (key, *_) in plan.waiting.items() if p not in plan.lost]
         plan.held = claims.take(wanted, now)
         plan.base.table.refresh(
             self.store, plan.base.folder
         )  # later than the claim: nobody adds now
         plan.looked = now
+
+    def failed(self, node: Node, position: int) -> None:
+        """An item has ended without a value: others may compute it. The engine's thread."""
+        plan = self.plans.get(node)
+        if plan is not None and plan.claims is not None and position in plan.waiting:
+            plan.lost.add(position)
+            with self.lock:
+                self.given_up.setdefault(node, []).append(plan.waiting[position][0])
 
     def ended(self, node: Node) -> None:
         """A node has ended: others may compute what it did not. The engine's thread."""
@@ -336,9 +348,13 @@ class Caching:
         """Tell that this run lives, and give up what it claims no more."""
         with self.lock:
             over, self.over = self.over, []
+            given_up, self.given_up = self.given_up, {}
             plans = list(self.plans.values())
         now = time.monotonic()
         try:
+            for node, keys in given_up.items():
+                if (claims := self.plans[node].claims) is not None:
+                    claims.give_up(keys)
             for plan in over:
                 if plan.claims is not None:
                     plan.claims.release()

@@ -4,13 +4,15 @@ Objects ``claims/<task>/<base>/<number>`` below the store's shared prefix say, i
 this holder takes these keys from now on. Each is made by put-if-absent, so a run that claims has
 read all earlier claims. A *holder* is a node of a run's driver. It lives as long as its object
 ``holders/<holder>`` changes, and is gone when that is removed, which is done when the node has ended
-and its commits are in the index. Keys of holders that are gone may be claimed anew.
+and its commits are in the index. Keys of holders that are gone may be claimed anew, and so may those
+of claims without a holder: their items have ended without a value.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import threading
 from base64 import b64decode, b64encode
 from collections.abc import Collection
 
@@ -29,7 +31,7 @@ _log = logging.getLogger("headrace")
 
 
 class Claims:
-    """The claims on one base, as one holder sees them. Any one thread at a time."""
+    """The claims on one base, as one holder sees them. Any thread."""
 
     def __init__(
         self, shared: RunStore, task: str, base: str, run: str, driver: str, node: int
@@ -42,6 +44,7 @@ class Claims:
         self._beats: dict[str, tuple[bytes, float]] = {}
         """Holder -> what its object was, and since when, by our own clock."""
         self._mine: set[bytes] = set()
+        self._lock = threading.Lock()
 
     def take(self, keys: Collection[bytes], now: float) -> set[bytes]:
         """Claim those of the keys that nobody else holds; gives the others. ``now``: monotonic seconds.
@@ -51,27 +54,40 @@ class Claims:
         StorageError
             The claims cannot be read or written; none of the keys was claimed.
         """
-        while True:
-            self._catch_up()
-            holders = {self._owners[key] for key in keys if key in self._owners}
-            alive = {each for each in holders if each != self._me and self._lives(each, now)}
-            held = {key for key in keys if self._owners.get(key) in alive}
-            free = [key for key in keys if key not in held and key not in self._mine]
-            if not free:
-                return held
-            if not self._mine:
-                self.beat(now)
-            claim = {"holder": self._me, "keys": b64encode(b"".join(free)).decode()}
-            try:
-                self._shared.write(
-                    f"{self._folder}{self._read + 1:08d}",
-                    json.dumps(claim).encode(),
-                    if_absent=True,
-                )
-            except AlreadyExistsError:  # somebody was faster, perhaps with these very keys
-                continue
-            self._mine.update(free)
-            return held
+        with self._lock:
+            while True:
+                self._catch_up()
+                holders = {self._owners[key] for key in keys if key in self._owners}
+                alive = {each for each in holders if each != self._me and self._lives(each, now)}
+                held = {key for key in keys if self._owners.get(key) in alive}
+                free = [key for key in keys if key not in held and key not in self._mine]
+                if not free:
+                    return held
+                if not self._mine:
+                    self.beat(now)
+                if self._put(self._me, free):
+                    self._mine.update(free)
+                    return held
+
+    def give_up(self, keys: Collection[bytes]) -> None:
+        """Leave those of the keys that are claimed here to others. Raises StorageError."""
+        with self._lock:
+            mine = self._mine.intersection(keys)
+            while mine:
+                self._catch_up()
+                if self._put("", mine):
+                    self._mine -= mine
+                    return
+
+    def _put(self, holder: str, keys: Collection[bytes]) -> bool:
+        """Write the next claim; False: somebody was faster, perhaps with these very keys."""
+        claim = {"holder": holder, "keys": b64encode(b"".join(keys)).decode()}
+        path = f"{self._folder}{self._read + 1:08d}"
+        try:
+            self._shared.write(path, json.dumps(claim).encode(), if_absent=True)
+        except AlreadyExistsError:
+            return False
+        return True
 
     def owns(self, keys: Collection[bytes]) -> bool:
         """Are all of them claimed here?"""
@@ -88,7 +104,8 @@ class Claims:
 
     def release(self) -> None:
         """Hold nothing any more. Raises StorageError."""
-        self._mine.clear()
+        with self._lock:
+            self._mine.clear()
         self._shared.delete([_HOLDERS + self._me])
 
     def _catch_up(self) -> None:
@@ -108,7 +125,11 @@ class Claims:
                 if holder.startswith(self._run) and not holder.startswith(self._driver):
                     continue  # an earlier driver of this run, which has been taken over
                 for at in range(0, len(keys), SIZE):
-                    self._owners[keys[at : at + SIZE]] = holder
+                    key = keys[at : at + SIZE]
+                    if holder:
+                        self._owners[key] = holder
+                    else:
+                        self._owners.pop(key, None)
         if len(listed) > _MANY and not self._shared.list(_HOLDERS):
             self._shared.delete(listed[:-1])  # the last one says which number is next
 

@@ -961,6 +961,7 @@ class Engine:
 
     def _hook(self, event: ItemEvent) -> None:
         if event.state is not ItemState.AWAITING_RETRY:
+            self.caching.failed(event.node, event.position)
             self.hooks.item(event.node, event.position)
 
     def _node_ended(self, node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,39 @@ def test_what_fails_in_one_run_is_computed_by_the_next(tmp_path: Path) -> None:
     assert not first.state.is_completed()
     (tmp_path / "broken").unlink()
     assert second.result() == [item * item for item in range(ITEMS)]
+
+
+def test_two_runs_that_need_what_failed_in_the_other_do_not_wait_for_ever() -> None:
+    done: list[object] = []
+    go = threading.Event()
+
+    def broken(item: object) -> object:
+        done.append(item)
+        if item in (1, 2):
+            raise RuntimeError("broken")
+        return item
+
+    def items(own: int, other: int) -> Iterator[object]:
+        yield own
+        yield from (f"{own}-{number}" for number in range(3_000))
+        go.wait()
+        yield other
+
+    def begin(own: int, other: int) -> FlowRun[None]:
+        @flow(executor="threads")
+        def both() -> None:
+            task(broken, cache_policy=ONE_AT_A_TIME).map(items(own, other)).wait()
+
+        return both.start()
+
+    runs = [begin(1, 2), begin(2, 1)]
+    while not {1, 2} <= set(done):
+        time.sleep(0.01)
+    go.set()
+    for run in runs:
+        run.wait(60)
+        assert run.state.is_final()
+    assert done.count(1) == done.count(2) == 2
 
 
 def test_claims_of_a_driver_that_is_gone_lapse(
