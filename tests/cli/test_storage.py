@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from headrace.core.process_marks import mark_of
 from headrace.core.settings import forget_settings
 from headrace.storage import housekeeping
 
@@ -75,8 +76,9 @@ def test_what_somebody_goes_on_with_during_the_survey_stays(project, headrace, m
 def test_a_run_that_a_living_one_has_called_stays(project, headrace):
     headrace("run", "pipeline:outer", "--name", "outer")
     with closing(sqlite3.connect(project / "home" / "history.db")) as history, history:
-        history.execute("UPDATE runs SET state = 'Running', state_type = 'RUNNING', pid = ? "
-                        "WHERE name = 'outer'", (os.getppid(),))  # fmt: skip
+        living = os.getppid()
+        history.execute("UPDATE runs SET state = 'Running', state_type = 'RUNNING', pid = ?, "
+                        "process = ? WHERE name = 'outer'", (living, mark_of(living)))  # fmt: skip
     said = headrace("storage", "sweep", "--grace", "0s", "--retention", "0s")
     assert said.output.startswith("0 bytes freed")
     assert len(list((project / "home" / "storage").iterdir())) == 2

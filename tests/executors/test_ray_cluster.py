@@ -25,6 +25,8 @@ ITEMS = 40
 @task(infra_retries=0)
 def square(folder: Path, item: int) -> int:
     Tally(folder).note(str(item), str(os.getppid()))
+    while not (folder.parent / "both").exists():  # the second worker may take its time
+        time.sleep(0.02)
     time.sleep(0.15)
     return item * item
 
@@ -61,6 +63,11 @@ class Map:
 
         self.run = squares.start()
 
+    def on_both_nodes(self):
+        """Wait until two workers have begun items, and let these go on."""
+        until(lambda: len(self.actors()) == 2, 120)
+        (self.folder / "both").touch()
+
     def committed(self):
         """Items that have a partition."""
         store = self.run.info.store.run(str(self.run.id))
@@ -90,12 +97,13 @@ def test_nodes_and_workers_go_and_nothing_that_is_committed_runs_again(ray_clust
     ):
         with settings_override(flush_seconds=60):  # what is not kept now would run again
             told = Map(ray_cluster, tmp_path / "told")
-            until(lambda: len(told.actors()) == 2)
+            told.on_both_nodes()
             os.kill(told.actors()[-1], signal.SIGTERM)
             told.check(range(ITEMS))
         with settings_override(flush_seconds=0.1):
             lost = Map(ray_cluster, tmp_path / "lost")
-            until(lambda: len(lost.actors()) == 2 and len(lost.committed()) > 5)
+            lost.on_both_nodes()
+            until(lambda: len(lost.committed()) > 5)
             had = lost.committed()
             (node,) = ray_cluster.worker_nodes
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
