@@ -19,6 +19,7 @@ from headrace.core.registry import close_histories
 from headrace.core.settings import settings_override
 from headrace.testing import Tally
 
+pytestmark = pytest.mark.alone
 ITEMS = 40
 
 

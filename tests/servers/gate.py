@@ -16,7 +16,7 @@ class Gate:
         self.target = (target.hostname, target.port)
         self.port = 0
         self.server: asyncio.Server | None = None
-        self.streams: set[asyncio.StreamWriter] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -49,16 +49,29 @@ class Gate:
     async def _cut(self) -> None:
         assert self.server is not None
         self.server.close()
-        for stream in list(self.streams):
-            stream.transport.abort()
-        await asyncio.sleep(0.05)  # for the tasks of the streams to end
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # transports that were aborted close on the loop's next turn
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self.target)
-        self.streams |= {writer, back}
-        with contextlib.suppress(OSError):
-            await asyncio.gather(_pump(reader, back), _pump(there, writer))
-        self.streams -= {writer, back}
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        ends = [writer]
+        try:
+            with contextlib.suppress(OSError):
+                there, back = await asyncio.open_connection(*self.target)
+                ends.append(back)
+                await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        except asyncio.CancelledError:
+            for end in ends:
+                end.transport.abort()
+            raise
+        finally:
+            for end in ends:
+                end.close()
+            self.tasks.discard(task)
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
