@@ -324,9 +324,8 @@ class Caching:
             return
         wanted = [key for p, (key, *_) in plan.waiting.items() if p not in plan.lost]
         plan.held = claims.take(wanted, now)
-        plan.base.table.refresh(
-            self.store, plan.base.folder
-        )  # later than the claim: nobody adds now
+        # Later than the claim: nobody adds now.
+        plan.base.table.refresh(self.store, plan.base.folder)
         plan.looked = now
 
     def failed(self, node: Node, position: int) -> None:
@@ -345,20 +344,26 @@ class Caching:
                 self.over.append(plan)
 
     def _beat(self) -> None:
-        """Tell that this run lives, and give up what it claims no more."""
+        """Tell that this run lives, and give up what it claims no more.
+
+        What the store does not take is tried again with the next flush: the others wait for it.
+        """
         with self.lock:
-            over, self.over = self.over, []
-            given_up, self.given_up = self.given_up, {}
+            over, given_up = list(self.over), {n: len(keys) for n, keys in self.given_up.items()}
             plans = list(self.plans.values())
         now = time.monotonic()
         try:
-            for node, keys in given_up.items():
+            for node, count in given_up.items():
                 if (claims := self.plans[node].claims) is not None:
-                    claims.give_up(keys)
+                    claims.give_up(self.given_up[node][:count])
+                with self.lock:
+                    del self.given_up[node][:count]
             for plan in over:
                 if plan.claims is not None:
                     plan.claims.release()
                     plan.claims = None
+                with self.lock:
+                    self.over.remove(plan)
             if now >= self.next_beat:
                 self.next_beat = now + BEAT_SECONDS
                 for plan in plans:
