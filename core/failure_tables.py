@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .interfaces import ItemRecord
+from .shown import show_some
 
 _COLUMNS = (
     "node", "item", "name", "kind", "exception", "message", "traceback", "attempt", "worker", "input",
@@ -35,4 +36,5 @@ def failures_table(records: Iterable[ItemRecord], key_of: Callable[[int], tuple[
             )
         )  # fmt: skip
     columns = zip(*rows, strict=True) if rows else ([] for _ in _COLUMNS)
+    show_some("failures", pa.Table, lambda table: table.schema.equals(schema))
     return pa.table(dict(zip(_COLUMNS, map(list, columns), strict=True)), schema=schema)

@@ -229,7 +229,7 @@ class Flow(Decorated, Generic[P, R_co]):
         Raises
         ------
         ConfigurationError
-            Not a number of items.
+            Not a number of items, or no seed.
         """
         from .sampling import sampler
 

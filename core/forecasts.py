@@ -41,7 +41,7 @@ class NodeForecast:
     seconds: tuple[float, float, float] | None
     """What an item took: those within which 5 %, half and 95 % of the items ended."""
     work_seconds: float | None
-    """What all items of the whole take, one after another."""
+    """What all items of the whole take, one after another; None: nobody knows, or none of them ran."""
     slots: int
     """Batches at a time: those of the executor, or as many as fit into its memory."""
     overlap: int
@@ -88,7 +88,7 @@ class Forecast(Shown):
 
     @property
     def seconds(self) -> float | None:
-        """Wall time of the whole; None where an input's length is not known."""
+        """Wall time of the whole; None where an input's length is not known, or a node did not run."""
         shares = [node.share_seconds for node in self.nodes]
         known = [share for share in shares if share is not None]
         longest = max((n.seconds[2] for n in self.nodes if n.seconds is not None), default=0.0)
@@ -114,11 +114,14 @@ class Forecast(Shown):
             return ["no task ran"]
         slots = max(node.slots for node in self.nodes)
         where = f"{slots} {'slot' if slots == 1 else 'slots'} of {self.run.info.executor.name}"
-        told = [
-            "the length of an input is not known"
-            if seconds is None
-            else f"about {brief_text(seconds)} on {where}"
-        ]
+        unknown = any(node.total is None for node in self.nodes)
+        idle = [repr(node.node) for node in self.nodes if node.seconds is None]
+        if seconds is not None:
+            told = [f"about {brief_text(seconds)} on {where}"]
+        elif unknown:
+            told = ["the length of an input is not known"]
+        else:
+            told = [f"no item of {', '.join(idle)} ran"]
         if self.memory:
             told.append(f"{size_text(self.memory)} of memory")
         if size is not None:
@@ -284,7 +287,7 @@ def _forecast(
         estimated=estimated,
         failed=sum(items.counts[ItemState.FAILED : ItemState.CRASHED + 1]),
         seconds=seconds,
-        work_seconds=None if growth is None else growth * work,
+        work_seconds=None if growth is None or seconds is None else growth * work,
         slots=slots,
         overlap=min(node.options.concurrency, batch) if node.options.is_async else 1,
         batch=batch if head is node else 0,

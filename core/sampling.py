@@ -108,11 +108,15 @@ class Sampler:
         )
 
 
-def sampler(flow: Flow[..., Any], items: int, which: bool | int) -> Sampler:
+def sampler(flow: Flow[..., Any], items: int, which: object) -> Sampler:
     """See `Flow.sample`."""
     if type(items) is not int or items < 1:
         raise ConfigurationError(
             f"flow {flow.name!r}: sample takes a number of items, at least 1, got {items!r}"
+        )
+    if not isinstance(which, int):
+        raise ConfigurationError(
+            f"flow {flow.name!r}: sample's random= is True, False or the number of a seed, got {which!r}"
         )
     if which is False:
         return Sampler(flow, items, None)

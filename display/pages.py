@@ -105,22 +105,31 @@ def _map(future: Any) -> Sequence[str]:
     parts = [html.node_table([view])]
     if view.failures:
         parts.append(html.signature_table([(view.name, s, n) for s, n in view.failures.items()]))
-        rows = future.failures().slice(0, MOST_FAILURES).to_pylist()
-        parts.append(
-            html.table(
-                (">item", ">attempt", "error", "input"),
-                [
-                    html.row(
-                        html.number(str(row["item"])),
-                        html.number(str(row["attempt"])),
-                        html.code(f"{row['exception']}: {row['message']}", 200),
-                        html.code(row["input"], 120),
-                    )
-                    for row in rows
-                ],
-            )
-        )
+        parts.append(_failed_items(future.failures(), MOST_FAILURES))
     return parts
+
+
+def _failures(table: Any) -> Sequence[str]:
+    """A table of failed items: the first of them."""
+    count = table.num_rows
+    facts = f"{formats.exact(count)} {'item' if count == 1 else 'items'}"
+    return (f"<div><b>Failures</b> {facts}</div>", _failed_items(table, MOST_LINES))
+
+
+def _failed_items(table: Any, most: int) -> str:
+    rows = [
+        html.row(
+            html.words(row["name"]),
+            html.number(str(row["attempt"])),
+            html.code(f"{row['exception'] or row['kind']}: {row['message']}", 200),
+            html.code(row["input"] or "", 120),
+            html.words(row["worker"] or ""),
+        )
+        for row in table.slice(0, most).to_pylist()
+    ]
+    if (more := table.num_rows - most) > 0:
+        rows.append(html.row(html.words(f"and {formats.exact(more)} more")))
+    return html.table(("item", ">attempt", "error", "input", "worker"), rows)
 
 
 def _item(item: Any) -> Sequence[str]:
@@ -147,7 +156,13 @@ def _item(item: Any) -> Sequence[str]:
 def _lineage(lineage: Any) -> Sequence[str]:
     """By task, from the last to the first; and the files that all began with."""
     rows = [
-        html.row(task, run, code[:8], formats.exact(outputs), of)
+        html.row(
+            html.words(task),
+            html.words(run),
+            html.code(code[:8], 8),
+            html.number(formats.exact(outputs)),
+            html.words(of),
+        )
         for task, run, code, outputs, of in lineage.by_task()
     ]
     sources = lineage.sources
@@ -248,6 +263,7 @@ _PAGES: Mapping[str, Callable[[Any], Sequence[str]]] = {
     "state": _state,
     "future": _future,
     "map": _map,
+    "failures": _failures,
     "item": _item,
     "dataset": _dataset,
     "lineage": _lineage,

@@ -226,6 +226,17 @@ def test_what_fails_is_told_and_the_rest_forecast() -> None:
     assert "no 3" in repr(forecast)
 
 
+def test_of_a_node_that_never_ran_nothing_is_forecast() -> None:
+    @flow
+    def stopped(n: int) -> list[int]:
+        return double.map(refuse.map(range(3, n, 4))).result()
+
+    forecast = stopped.sample(2)(99)
+    assert nodes(forecast)["double-0"].work_seconds is None
+    assert forecast.seconds is None
+    assert "no item of 'double-0' ran" in repr(forecast)
+
+
 def test_a_flow_that_runs_no_task_has_nothing_to_forecast() -> None:
     @flow
     def idle() -> None: ...
@@ -294,3 +305,9 @@ def test_the_sums() -> None:
 def test_what_is_no_number_of_items(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"'doubled'.*at least 1"):
         doubled.sample(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["x", 1.5, None])
+def test_what_is_no_seed(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"'doubled'.*random= is"):
+        doubled.sample(3, random=wrong)

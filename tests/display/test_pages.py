@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 import headrace
 from headrace.core.interfaces import BatchRecord
@@ -50,6 +52,13 @@ def prepare(n: int) -> Any:
     return clean.map(load.map(range(n)))
 
 
+@pytest.fixture
+def formatter() -> Iterator[Any]:
+    """What IPython, as it is in a notebook's kernel, asks for what a cell's last line shows."""
+    yield InteractiveShell.instance().display_formatter
+    InteractiveShell.clear_instance()
+
+
 @pytest.fixture(scope="module")
 def run() -> Any:
     run = prepare.start(40)
@@ -68,6 +77,47 @@ def test_a_run_shows_its_graph_nodes_failures_and_when_which_worker_was_busy(run
     graph, *_, lines = tree.iter("{http://www.w3.org/2000/svg}svg")
     assert any("clean-0" in "".join(text.itertext()) for text in graph.iter())
     assert [title for title in lines.itertext() if "items in" in title]
+
+
+def test_a_notebook_shows_the_failures_of_a_run_and_no_other_table(
+    run: Any, formatter: Any
+) -> None:
+    for failures in (run.failures(), RecordedRun(run.info.history, run.id).failures()):
+        assert isinstance(failures, pa.Table)
+        page = formatter.format(failures)[0]["text/html"]
+        told = " | ".join(texts(page))
+        assert "4 items" in told
+        assert "'clean-0' item 7 | 1 | ValueError: bad row 7 | row=" in told
+        told = " | ".join(texts(formatter.format(failures.slice(1, 1))[0]["text/html"]))
+        assert "1 item" in told
+        assert "item 17" in told
+    assert "text/html" not in formatter.format(pa.table({"node": ["a"]}))[0]
+
+
+def test_a_users_own_page_for_tables_is_kept(run: Any, formatter: Any) -> None:
+    formatter.formatters["text/html"].for_type(pa.Table, lambda _: "<i>mine</i>")
+    failures = run.failures()
+    shown_as = [formatter.format(t)[0]["text/html"] for t in (failures, pa.table({}))]
+    assert "bad row 7" in shown_as[0]
+    assert shown_as[1] == "<i>mine</i>"
+
+
+def test_lineage_shows_its_steps_escaped(tmp_path: Path) -> None:
+    @headrace.task(name="<keep>")
+    def keep(table: pa.Table) -> pa.Table:
+        return table
+
+    @headrace.flow(executor="threads")
+    def keeps() -> Any:
+        return keep.map(
+            headrace.open_dataset(tmp_path / "raw.parquet").partitions(rows=5)
+        ).dataset()
+
+    pq.write_table(pa.table({"a": range(10)}), tmp_path / "raw.parquet", row_group_size=5)
+    told = shown(keeps().lineage())
+    assert "<keep>" in told
+    assert "1 source files" in told
+    assert "2 | 1 of files" in told
 
 
 def test_a_recorded_run_shows_the_same(run: Any) -> None:
@@ -126,7 +176,7 @@ def test_a_map_shows_its_line_and_the_first_failures() -> None:
     told = shown(rows)
     assert "18/20" in told
     assert "2 failed" in told
-    assert "7 | 1 | ValueError: bad row 7 | row={'i': 7, 'text': '<row 7>'}" in told
+    assert "'clean-0' item 7 | 1 | ValueError: bad row 7 | row={'i': 7, 'text': '<row 7>'}" in told
     assert "Completed" in shown(rows[3])
     assert "ValueError: bad row 7" in shown(rows[7].state)
 
