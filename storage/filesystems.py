@@ -10,6 +10,8 @@ from ..core.errors import ConfigurationError, MissingExtraError
 from .locations import LOCAL, MEMORY, Location
 
 EXTRAS = {"s3": "s3", "gs": "gcs"}
+SILENCE_SECONDS = 60.0
+"""A server that sends nothing for so long is asked again."""
 
 
 def check_scheme(location: Location) -> None:
@@ -58,13 +60,18 @@ def _google(options: dict[str, Any]) -> Any:
     """Gcsfs without its probe of each bucket's type over gRPC, unless its variable asks for that.
 
     The probe stalls for a minute per bucket wherever that port is closed: emulators, closed networks.
-    gcsfs reads the variable when it is imported, which may have happened already.
+    gcsfs reads the variable when it is imported, which may have happened already. Nor has it any limit
+    of its own on how long it waits for an answer (s3fs waits a minute).
     """
+    from aiohttp import ClientTimeout
+
     if os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false").lower() in ("true", "1"):
         from gcsfs import GCSFileSystem
     else:
         from gcsfs.core import GCSFileSystem
-    return GCSFileSystem(use_listings_cache=False, **options)
+    limits = ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
+    settings: dict[str, Any] = {"requests_timeout": limits, **options}
+    return GCSFileSystem(use_listings_cache=False, **settings)
 
 
 def _missing(scheme: str, url: str, error: ImportError) -> str:

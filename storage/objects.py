@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..core.errors import AlreadyExistsError, StorageError
 from ..core.interfaces import ObjectInfo
-from .filesystems import open_filesystem, reveal
+from .filesystems import SILENCE_SECONDS, open_filesystem, reveal
 from .locations import LOCAL, MEMORY, Location
 from .retrying import Backoff, as_storage_error, is_transient, retrying
 
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 PROBE = ".headrace-probe-"
 """Beginning of the names of objects that find out what a store can do."""
+
+SLOWEST = 100_000
+"""Bytes a second with which a put is still waited for."""
 
 _logger = logging.getLogger("headrace.storage")
 _one_winner: dict[Any, bool] = {}
@@ -235,16 +238,16 @@ class RemoteObjects(FsspecObjects):
 
     def write(self, path: str, data: Any, *, if_absent: bool = False) -> None:
         value = data if isinstance(data, bytes) else bytes(data)
-        full = self.path_of(path)
+        full, limit = self.path_of(path), self._limit(len(value))
         if not if_absent:
-            self._try("write", path, lambda: self.filesystem.pipe_file(full, value))
+            self._try("write", path, lambda: self.filesystem.pipe_file(full, value, **limit))
             return
         if self.one_winner():
             self._create(path, value)
         elif self._try("look for", path, lambda: bool(self.filesystem.exists(full))):
             raise AlreadyExistsError(f"cannot write {self.url_of(path)}: it exists already")
         else:
-            self._try("write", path, lambda: self.filesystem.pipe_file(full, value))
+            self._try("write", path, lambda: self.filesystem.pipe_file(full, value, **limit))
 
     def one_winner(self) -> bool:
         key = hash(self.filesystem), self.root.split("/")[0]
@@ -281,13 +284,13 @@ class RemoteObjects(FsspecObjects):
     def _create(self, path: str, value: bytes) -> None:
         """Put an object by the server's own conditional put."""
         full, token = self.path_of(path), os.urandom(8).hex()
-        marks = writer_mark(self.location.scheme, token)
+        marks, limit = writer_mark(self.location.scheme, token), self._limit(len(value))
         doubtful = False
 
         def create() -> None:
             nonlocal doubtful
             try:
-                self.filesystem.pipe_file(full, value, mode="create", **marks)
+                self.filesystem.pipe_file(full, value, mode="create", **marks, **limit)
             except Exception as error:  # looked at and raised again
                 if not refused_as_present(error):
                     doubtful = doubtful or is_transient(error)
@@ -304,8 +307,8 @@ class RemoteObjects(FsspecObjects):
         return doubtful and self.filesystem.cat_file(full) == value
 
     def write_file(self, path: str, source: str) -> None:
-        full = self.path_of(path)
-        self._try("write", path, lambda: self.filesystem.put_file(source, full))
+        full, limit = self.path_of(path), self._limit(os.path.getsize(source))
+        self._try("write", path, lambda: self.filesystem.put_file(source, full, **limit))
         os.unlink(source)
 
     def move(self, path: str, target: str) -> None:
@@ -331,6 +334,16 @@ class RemoteObjects(FsspecObjects):
 
     def folders(self) -> list[str]:
         return self._try("list", "", self._folders)
+
+    def _limit(self, size: int) -> dict[str, float]:
+        """The argument of a put that ends it when it takes too long.
+
+        The libraries end only what waits for an answer: of a server that does not take what is sent,
+        or does not say that it may be sent, aiohttp waits for ever.
+        """
+        if not getattr(self.filesystem, "async_impl", False):
+            return {}
+        return {"timeout": SILENCE_SECONDS + size / SLOWEST}  # of `fsspec.asyn.sync`
 
     def _try(self, operation: str, path: str, call: Callable[[], T]) -> T:
         return retrying(call, operation=operation, url=self.url_of(path), backoff=self.backoff)

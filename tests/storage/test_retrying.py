@@ -5,14 +5,18 @@ from typing import Any
 
 import botocore.exceptions
 import pytest
-from aiohttp import client_exceptions
+from aiohttp import ClientTimeout, client_exceptions
 from fsspec.exceptions import FSTimeoutError
 from gcsfs.retry import HttpError
 from s3fs.errors import translate_boto_error
+from servers.gate import Gate
+from servers.object_store import ObjectStore
 from storage.stores import make_store
 
 from headrace.core.errors import AlreadyExistsError, NotFoundError, StorageError
-from headrace.storage.objects import RemoteObjects
+from headrace.storage.filesystems import open_filesystem
+from headrace.storage.locations import parse_location
+from headrace.storage.objects import RemoteObjects, open_objects
 from headrace.storage.retrying import Backoff, is_transient, retrying
 
 
@@ -189,3 +193,38 @@ def test_the_loser_is_told_also_when_the_winner_wrote_the_same(
     remote.filesystem = Faulty(remote.filesystem, *faults)
     with pytest.raises(AlreadyExistsError):
         remote.write("claims/1", b"same", if_absent=True)
+
+
+SHORT = {
+    "s3": {"config_kwargs": {"read_timeout": 0.5}},
+    "gs": {"requests_timeout": ClientTimeout(sock_read=0.5)},
+}
+
+
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+def test_a_server_that_takes_a_call_and_is_silent_is_asked_again(
+    protocol: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("headrace.storage.objects.SILENCE_SECONDS", 0.5)
+    server: ObjectStore = request.getfixturevalue({"s3": "s3_server", "gs": "gcs_server"}[protocol])
+    gate = Gate(server.storage_options["endpoint_url"])
+    options = {**server.storage_options, "endpoint_url": gate.endpoint, **SHORT[protocol]}
+    try:
+        objects = open_objects(parse_location(server.new_bucket()), options)
+        gate.silent = 1
+        objects.write("a", b"one")
+        gate.shut()  # what is kept open of the last call would be answered
+        gate.open()
+        gate.silent = 1
+        assert objects.read("a") == b"one"
+        assert gate.silent == 0
+    finally:
+        gate.close()
+
+
+def test_no_server_may_be_silent_for_ever(gcs_server: ObjectStore):
+    location = parse_location(gcs_server.new_bucket())
+    limits = open_filesystem(location, gcs_server.storage_options).requests_timeout
+    assert limits.sock_connect == limits.sock_read == 60
+    mine = open_filesystem(location, {**gcs_server.storage_options, "requests_timeout": 7})
+    assert mine.requests_timeout == 7
