@@ -11,6 +11,7 @@ import click
 
 from ..core.errors import ConfigurationError, StorageError
 from ..core.interfaces import History, NodeRecord, RunRecord
+from ..core.log_lists import Logs
 from ..core.recorded import RecordedRun, all_logs
 from ..core.removal import delete_run
 from ..core.runs import settled_history
@@ -97,12 +98,9 @@ def logs(run: str, level: str, as_json: bool) -> None:
     if as_json:
         print_json([asdict(line) for line in lines])
         return
-    names = {number: name for name, number in _NUMBERS.items()}
+    told = Logs(run=record.name, keys=keys)
     for line in lines:
-        where = keys.get(line.node, record.name)
-        item = f"[{line.position}]" if line.position >= 0 else ""
-        told = names.get(line.level, str(line.level))
-        click.echo(f"{line.time.astimezone():%H:%M:%S} {told:7} {where}{item} - {line.message}")
+        click.echo(told.line(line))
 
 
 @runs.command("failures")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RunView,
         Store,
     )
+    from .log_lists import Logs
     from .recorded_items import RecordedItem, RecordedNode
     from .runs import RunEngine
 
@@ -137,12 +138,13 @@ class RecordedRun(Resumable, Shown):
         Parameters
         ----------
         node
-            The node's key, e.g. ``"clean-0"``, or its ``name=``.
+            The node's key, e.g. ``"clean-0"``, or its ``name=``; the name of the task will do where
+            the run has one node of it.
 
         Raises
         ------
         RunNotFoundError
-            The run has no such node.
+            The run has no such node, or several of that task.
         IndexError
             The node has no such item.
         StorageError
@@ -221,10 +223,18 @@ class RecordedRun(Resumable, Shown):
 
     def _record(self, key: str) -> NodeRecord:
         records = {record.key: record for record in self.nodes()}
-        if key not in records:
-            known = ", ".join(records) or "none"
-            raise RunNotFoundError(f"run {self.name} has no node {key!r}; it has {known}")
-        return records[key]
+        if key in records:
+            return records[key]
+        of_task = [record for record in records.values() if record.task == key]
+        if len(of_task) == 1:
+            return of_task[0]
+        if of_task:
+            keys = ", ".join(record.key for record in of_task)
+            raise RunNotFoundError(
+                f"run {self.name} has several nodes of task {key!r}: name one of {keys}"
+            )
+        known = ", ".join(records) or "none"
+        raise RunNotFoundError(f"run {self.name} has no node {key!r}; it has {known}")
 
     def _node(self, key: str) -> RecordedNode:
         from .recorded_items import RecordedNode
@@ -243,16 +253,17 @@ class RecordedRun(Resumable, Shown):
         return recorded_store(self.record())
 
     @overload
-    def logs(self, level: int = 0, *, follow: Literal[False] = False) -> list[LogRecord]: ...
+    def logs(self, level: int = 0, *, follow: Literal[False] = False) -> Logs: ...
     @overload
     def logs(self, level: int = 0, *, follow: Literal[True]) -> Iterator[LogRecord]: ...
-    def logs(
-        self, level: int = 0, *, follow: bool = False
-    ) -> list[LogRecord] | Iterator[LogRecord]:
+    def logs(self, level: int = 0, *, follow: bool = False) -> Logs | Iterator[LogRecord]:
         """Log lines of the flow and its tasks so far, oldest first. See `FlowRun.logs`."""
         if follow:
             return followed_logs(self._history, self.id, level, self.done)
-        return list(all_logs(self._history, self.id, level))
+        from .log_lists import Logs
+
+        keys = {node.node: node.key for node in self.nodes()}
+        return Logs(all_logs(self._history, self.id, level), self.name, keys)
 
     def quarantined(self, node: str) -> Any:
         """Rows of a node that were set aside, as a `Dataset`; see `MapFuture.quarantined`."""

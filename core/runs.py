@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RunView,
         Store,
     )
+    from .log_lists import Logs
     from .recorded import RecordedRun
     from .recorded_items import RecordedItem
     from .sampling import Sample
@@ -249,13 +250,11 @@ class FlowRun(Resumable, Shown, Generic[R]):
         return self._live().failures(None)
 
     @overload
-    def logs(self, level: int = 0, *, follow: Literal[False] = False) -> list[LogRecord]: ...
+    def logs(self, level: int = 0, *, follow: Literal[False] = False) -> Logs: ...
     @overload
     def logs(self, level: int = 0, *, follow: Literal[True]) -> Iterator[LogRecord]: ...
-    def logs(
-        self, level: int = 0, *, follow: bool = False
-    ) -> list[LogRecord] | Iterator[LogRecord]:
-        """Log lines of the flow and its tasks so far, oldest first.
+    def logs(self, level: int = 0, *, follow: bool = False) -> Logs | Iterator[LogRecord]:
+        """Log lines of the flow and its tasks so far, oldest first, as a list that reads like a log.
 
         Parameters
         ----------
@@ -269,11 +268,11 @@ class FlowRun(Resumable, Shown, Generic[R]):
         >>> for line in run.logs(follow=True):  # doctest: +SKIP
         ...     print(line.message)
         """
-        from .recorded import all_logs, followed_logs
+        from .recorded import RecordedRun, followed_logs
 
         if follow:
             return followed_logs(self.info.history, self.id, level, self.done)
-        return list(all_logs(self.info.history, self.id, level))
+        return RecordedRun(self.info.history, self.id).logs(level)
 
     def _live(self) -> RunEngine:
         if self.engine is None:

@@ -79,6 +79,10 @@ def _runs(records: Sequence[RunRecord]) -> Sequence[str]:
     return (html.table(("run", "flow", "state", "executor", ">created", ">took", ""), rows),)
 
 
+def _logs(logs: Any) -> Sequence[str]:
+    return (f'<pre style="white-space:pre-wrap">{escape(repr(logs))}</pre>',)
+
+
 def _took(record: RunRecord) -> str:
     if record.started is None:
         return ""
@@ -258,6 +262,7 @@ def _options(given: Mapping[str, Any]) -> str:
 _PAGES: Mapping[str, Callable[[Any], Sequence[str]]] = {
     "run": _run,
     "runs": _runs,
+    "logs": _logs,
     "view": lambda view: (html.run_card(view),),
     "forecast": _forecast,
     "state": _state,
