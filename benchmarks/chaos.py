@@ -1,11 +1,13 @@
 """Kills workers and drivers at random while one store call in twenty fails, and checks what is left.
 
     python benchmarks/chaos.py --minutes 30 --executor dask
+    python benchmarks/chaos.py --record --executor dask
 
-Runs of `chaos_flow.job` go on for so long, one after another. Workers are killed every few seconds: the
-children of headrace, on Dask also workers, nannies and by retirement, on Ray also actors and nodes. The
-driver is killed now and then, and `headrace resume` goes on with its run. Calls of the store fail below
-headrace's retries (`headrace.testing.faulty`), in all processes. Each run's dataset is held against the oracle, row for
+Runs of `chaos_flow.job` go on for so long, one after another, or until the counts of the record in
+`docs/reliability.md` are reached. Workers are killed every few seconds: the children of headrace, on
+Dask also workers, nannies and by retirement, on Ray also actors and nodes. The driver is killed now and
+then, and `headrace resume` goes on with its run. Calls of the store fail below headrace's retries
+(`headrace.testing.faulty`), in all processes. Each run's dataset is held against the oracle, row for
 row, each start of an item against the partitions in the store, and in the end nothing may be left.
 """
 
@@ -41,11 +43,13 @@ HERE = Path(__file__).resolve().parent
 MARK = "HEADRACE_CHAOS"
 """A variable by which all processes of a session are known."""
 RATE = 0.05
+JOURNAL_RATE = 0.2
+"""Of a run's journal, which is put to once a second: more often, so that it comes to twenty faults."""
 KILL_SECONDS = 1.5
-"""Between two kills of workers, on average."""
-DRIVER_SECONDS = 8.0
+"""Between two kills of workers, on average, and not before an item has begun after the last."""
+DRIVER_SECONDS = 6.0
 """That a driver lives, on average, from its first item on."""
-FLUSH_SECONDS = 0.2
+FLUSH_SECONDS = 0.1
 """Between two flushes of a child: often, so that many calls of the store can fail."""
 ITEM_SECONDS = 0.4
 """The longest item."""
@@ -55,6 +59,19 @@ TICK = 0.02
 """The clock of a file system is behind by up to a tick of the kernel's."""
 SLOTS = 2
 PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Aims:
+    """What must have happened before a session ends."""
+
+    worker_kills: int = 1
+    driver_kills: int = 1
+    store_faults: int = 0
+    journal_faults: int = 0
+
+
+RECORD = Aims(100, 30, 300, 20)
 
 
 class Engine(ABC):
@@ -260,7 +277,8 @@ class Tally:
 class Chaos:
     """One session: an engine, runs on it, and what befalls them."""
 
-    def __init__(self, engine: str, items: int, seed: int) -> None:
+    def __init__(self, engine: str, items: int, seed: int, aims: Aims) -> None:
+        self.aims = aims
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
         self.items, self.seed, self.draw = items, seed, random.Random(seed)
         self.mark = uuid4().hex
@@ -283,7 +301,7 @@ class Chaos:
             "HEADRACE_FLUSH_SECONDS": str(FLUSH_SECONDS),
             "CHAOS_EXECUTOR": engine,
             "CHAOS_STARTS": str(self.folder / "starts"),
-            faulty.VARIABLE: f"{RATE}:{self.notes}",
+            faulty.VARIABLE: f"{RATE},{JOURNAL_RATE}:{self.notes}",
         }
         self.engine = ENGINES[engine](self.folder, self.environment, self.draw)
         self.store = ArrowStore(self.folder / "storage")
@@ -291,9 +309,21 @@ class Chaos:
         self.until = 0.0
 
     def over(self) -> bool:
-        """The time is up, and a worker and a driver at least have been killed."""
-        done = self.tally.drivers > 0 and self.tally.kills.total() > 0
-        return done and time.monotonic() > self.until
+        """The time is up, and what is aimed at has happened."""
+        aims, tally = self.aims, self.tally
+        if (
+            time.monotonic() < self.until
+            or tally.drivers < aims.driver_kills
+            or tally.kills.total() < aims.worker_kills
+        ):
+            return False
+        faults = self.faults()
+        enough = len(faults) >= aims.store_faults
+        return enough and len(of_journal(faults)) >= aims.journal_faults
+
+    def faults(self) -> list[str]:
+        """The calls of the store that failed."""
+        return self.notes.read_text().splitlines()
 
     # ------------------------------------------------------------------------------- drivers
 
@@ -352,6 +382,7 @@ class Chaos:
         """Kill workers, and in the end the driver, unless it has ended before."""
         kill = time.monotonic() + self.draw.expovariate(1 / KILL_SECONDS)
         before, lives = self.size(), self.draw.expovariate(1 / DRIVER_SECONDS)
+        seen = before
         dies = time.monotonic() + PATIENCE_SECONDS if self.draw.random() < 0.8 else 0.0
         if not dies:  # now and then before it came to run anything
             dies = time.monotonic() + self.draw.uniform(0.2, 3.0)
@@ -364,8 +395,9 @@ class Chaos:
                 driver.kill()
                 driver.wait()
                 return True
-            if now >= kill and not self.over():
+            if now >= kill and self.size() > seen and not self.over():
                 self.kill_worker()
+                seen = self.size()
                 kill = time.monotonic() + self.draw.expovariate(1 / KILL_SECONDS)
             time.sleep(0.02)
         return False
@@ -447,7 +479,7 @@ class Chaos:
         return self.facts(alone)
 
     def facts(self, alone: float) -> dict[str, Any]:
-        tally, faults = self.tally, self.notes.read_text().splitlines()
+        tally, faults = self.tally, self.faults()
         lost = tally.kills.total() + SLOTS * tally.drivers
         window = lost * (FLUSH_SECONDS + ITEM_SECONDS + PUT_SECONDS)
         if tally.repeated_seconds > window:
@@ -463,9 +495,7 @@ class Chaos:
             "by_kind": dict(tally.kills),
             "driver_kills": tally.drivers,
             "store_faults": len(faults),
-            "journal_put_faults": sum(
-                "/journal/" in line and line.startswith("put") for line in faults
-            ),
+            "journal_put_faults": len(of_journal(faults)),
             "fault_moments": dict(Counter(" ".join(line.split()[:2]) for line in faults)),
             "items": tally.items,
             "repeated_items": tally.repeated,
@@ -478,6 +508,11 @@ class Chaos:
         }
 
 
+def of_journal(faults: list[str]) -> list[str]:
+    """Those during a put of a run's journal."""
+    return [line for line in faults if line.startswith("put") and "/journal/" in line]
+
+
 def _until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not true():
@@ -488,15 +523,17 @@ def _until(true: Callable[[], bool]) -> None:
 
 def main() -> None:
     parser = report.parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="at least")
+    parser.add_argument("--record", action="store_true", help=f"not so long, but until {RECORD}")
     parser.add_argument("--executor", choices=list(ENGINES), default="processes")
     parser.add_argument("--items", type=int, default=2000, help="of each run")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     options = parser.parse_args()
     report.machine("dask", "ray")
     print(json.dumps({"benchmark": "chaos", "seed": options.seed}), flush=True)
-    chaos = Chaos(options.executor, options.items, options.seed)
-    facts = chaos.run(60 * options.minutes)
+    aims, minutes = (RECORD, 0.0) if options.record else (Aims(), options.minutes)
+    chaos = Chaos(options.executor, options.items, options.seed, aims)
+    facts = chaos.run(60 * minutes)
     print(json.dumps({"benchmark": "chaos", **facts}), flush=True)
     if facts["wrong"]:
         sys.exit(f"wrong; what is left of it is in {chaos.folder}")

@@ -379,6 +379,8 @@ class WorkerInfo:
     pid: int
     node: str = ""
     """The engine's name for the machine or worker that holds it."""
+    process: str = ""
+    """What tells it from others of this host name and pid (`core.process_marks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1054,10 +1056,13 @@ class History(Protocol):
         """Move the run's heartbeat; it never goes back. Raises `RunNotFoundError`."""
         ...
 
-    def lapse(self, now: datetime, after_seconds: float) -> list[UUID]:
+    def lapse(
+        self, now: datetime, after_seconds: float, gone: Callable[[RunRecord], bool]
+    ) -> list[UUID]:
         """Mark as ``Crashed`` the unfinished runs whose heartbeat is older than this; their ids.
 
-        A run that never beat, or is ``Scheduled`` or ``Suspended``, has no driver and is left alone.
+        So are those of which ``gone`` says that their driver is no more. A run that never beat, or is
+        ``Scheduled`` or ``Suspended``, has no driver and is left alone.
         A driver that was only asleep sets things right with its next `RunRecord`.
         """
         ...

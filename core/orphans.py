@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .hostname import hostname
 from .interfaces import ORPHAN_SECONDS, WorkerInfo
+from .process_marks import ended
 
 _LOOK_SECONDS = 0.05
 _MARGIN_SECONDS = 1.0
@@ -30,10 +29,9 @@ def await_end(worker: WorkerInfo | None, hurry: Callable[[], bool]) -> None:
     hurry
         Nobody waits for the outcome any more.
     """
-    here = worker is not None and worker.host == hostname()
     end = time.monotonic() + ORPHAN_SECONDS + _MARGIN_SECONDS
     while time.monotonic() < end and not hurry():
-        if here and worker is not None and not lives(worker.pid):
+        if worker is not None and ended(worker.host, worker.pid, worker.process):
             return
         time.sleep(_LOOK_SECONDS)
 
@@ -61,14 +59,3 @@ def _any_has(variable: bytes) -> bool:
             if variable in file.read_bytes().split(b"\0"):
                 return True
     return False
-
-
-def lives(pid: int) -> bool:
-    """There is such a process on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,20 +9,57 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from .hostname import hostname
+
 
 def mark_of(pid: int) -> str:
     """``<boot of the machine>/<its space of numbers>/<when it began>``; empty: no such process here.
 
-    It is empty, too, where the system does not tell (it is not Linux).
+    It is empty, too, where the system does not tell: it is not Linux, or the process another user's.
     """
     with suppress(OSError, IndexError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         space = os.stat(f"/proc/{pid}/ns/pid").st_ino
-        began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{boot}/{space}/{began}"
+        return f"{boot}/{space}/{_status(pid)[1]}"
     return ""
 
 
 def same_place(mark: str, other: str) -> bool:
     """Do two processes share their numbers, as far as their marks tell?"""
-    return not mark or not other or mark.rpartition("/")[0] == other.rpartition("/")[0]
+    return not mark or not other or _place(mark) == _place(other)
+
+
+def ended(host: str, pid: int, mark: str) -> bool:
+    """Is it known that a process has ended? Only of one that shares its numbers with this one.
+
+    Without a mark the name of the machine and the number must do.
+    """
+    if host != hostname() or not same_place(mark, mark_of(os.getpid())):
+        return False
+    if not lives(pid):
+        return True
+    with suppress(OSError, IndexError):  # the system does not tell
+        status, began = _status(pid)
+        return status in ("Z", "X") or (bool(mark) and mark.rpartition("/")[2] != began)
+    return False
+
+
+def lives(pid: int) -> bool:
+    """There is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _place(mark: str) -> str:
+    return mark.rpartition("/")[0]
+
+
+def _status(pid: int) -> tuple[str, str]:
+    """What it does, as a letter, and when it began; anybody may know. Raises OSError."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0], fields[19]

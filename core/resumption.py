@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,8 +13,8 @@ from uuid import UUID
 from .context import live_run
 from .errors import ConfigurationError, RunError, RunNotFoundError
 from .headers import read_header, read_launch, read_parameters
-from .orphans import lives
-from .process_marks import mark_of, same_place
+from .hostname import hostname
+from .process_marks import ended, mark_of, same_place
 from .resumable import Recompute
 from .states import State, StateType
 
@@ -201,12 +200,11 @@ def living_driver(record: RunRecord) -> str:
     """Where a run's driver seems to be alive; empty if the run has ended or its driver is gone."""
     if State(StateType(record.state_type)).is_final():
         return ""
-    here = mark_of(os.getpid())
-    if record.host == socket.gethostname() and same_place(record.process, here):
-        if record.process not in ("", mark_of(record.pid)):
-            return ""  # its number is another process's, or nobody's, by now
+    if ended(record.host, record.pid, record.process):
+        return ""
+    if record.host == hostname() and same_place(record.process, mark_of(os.getpid())):
         if record.pid == os.getpid():
             return f"process {record.pid}, this one" if live_run(str(record.id)) else ""
-        return f"process {record.pid}" if lives(record.pid) else ""
+        return f"process {record.pid}"
     age = (datetime.now(UTC) - (record.heartbeat or record.created)).total_seconds()
     return f"process {record.pid} on {record.host}, last heard of {age:.0f} s ago"

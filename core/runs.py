@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
 from .errors import FlowTimeout, RunError, RunNotFoundError
+from .process_marks import ended
 from .resumable import Recompute, Resumable
 from .showing import Show
 from .shown import Shown, show_live
@@ -429,7 +430,7 @@ def settled_history() -> History:
     from .settings import get_settings
 
     history = open_history(get_settings().history_url)
-    history.lapse(datetime.now(UTC), _patience())
+    history.lapse(datetime.now(UTC), _patience(), _gone)
     return history
 
 
@@ -443,9 +444,14 @@ def lapsed(history: History, record: RunRecord) -> bool:
     if record.ended is not None or record.heartbeat is None:
         return False
     now = datetime.now(UTC)
-    if (now - record.heartbeat).total_seconds() <= _patience():
+    if (now - record.heartbeat).total_seconds() <= _patience() and not _gone(record):
         return False
-    return record.id in history.lapse(now, _patience())
+    return record.id in history.lapse(now, _patience(), _gone)
+
+
+def _gone(record: RunRecord) -> bool:
+    """Whether a driver is known to have ended; its heart has beaten shortly before, perhaps."""
+    return bool(record.process) and ended(record.host, record.pid, record.process)
 
 
 def _patience() -> float:

@@ -23,11 +23,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, TypeAlias, cast
 
 from ..core.hostname import hostname
 from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
+from ..core.process_marks import mark_of
 from . import marks as marks_memory
 from . import pandas_later
 from .autopsy import OUT_OF_MEMORY
@@ -55,7 +57,8 @@ class Child:
         self.leaving = False
         self.told = -1
         self.main = threading.get_ident()
-        self.info = WorkerInfo(f"{hostname()}-{os.getpid()}", hostname(), os.getpid())
+        pid = os.getpid()
+        self.info = WorkerInfo(f"{hostname()}-{pid}", hostname(), pid, process=mark_of(pid))
         self.loads: Callable[[bytes], Any] = pickle.loads
         self.ready = threading.Event()
 
@@ -135,8 +138,7 @@ class Child:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = setup.python_path
-        info = self.info
-        self.info = WorkerInfo(info.id, info.host, info.pid, setup.node)
+        self.info = replace(self.info, node=setup.node)
 
     def on_kill(self, _signal: int, _frame: Any) -> None:
         """End the running item, if one runs: the body writes the mark in this same thread.

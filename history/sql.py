@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.engine import Connection
 
 from ..core.errors import RunNotFoundError
@@ -25,7 +25,7 @@ from ..core.interfaces import (
     RunRecord,
     StateRecord,
 )
-from . import addresses, inserts, queries, schema
+from . import addresses, inserts, queries, rows, schema
 from .databases import Database
 from .tables import OF_A_RUN, requests, runs, states
 from .writer import Writer
@@ -137,27 +137,30 @@ class SqlHistory(History):
 
         self._writer.do(work)
 
-    def lapse(self, now: datetime, after_seconds: float) -> list[UUID]:
-        """Mark unfinished runs as ``Crashed`` whose heartbeat is older than ``after_seconds``."""
+    def lapse(
+        self, now: datetime, after_seconds: float, gone: Callable[[RunRecord], bool]
+    ) -> list[UUID]:
+        """Mark unfinished runs as ``Crashed`` whose driver is taken for dead. See `History.lapse`."""
         limit = now - timedelta(seconds=after_seconds)
-        lapsed = (
-            select(runs)
-            .where(
-                runs.c.workspace == self._workspace,
-                runs.c.state_type.in_(UNFINISHED),
-                runs.c.state.not_in(WITHOUT_DRIVER),
-                runs.c.heartbeat < limit,
-            )
-            .with_for_update()
+        driven = select(runs).where(
+            runs.c.workspace == self._workspace,
+            runs.c.state_type.in_(UNFINISHED),
+            runs.c.state.not_in(WITHOUT_DRIVER),
+            runs.c.heartbeat.is_not(None),
         )
 
-        def work(connection: Connection) -> list[UUID]:
-            return [_crash(connection, row, now) for row in connection.execute(lapsed).all()]
+        def lapsed(connection: Connection, query: Select[Any]) -> list[Any]:
+            found = connection.execute(query).all()
+            return [row for row in found if row.heartbeat < limit or gone(rows.read_run(row))]
 
         with self._database.read() as connection:
-            if connection.execute(lapsed.with_only_columns(runs.c.number)).first() is None:
-                return []
-        return self._writer.do(work)
+            numbers = [row.number for row in lapsed(connection, driven)]
+        if not numbers:
+            return []
+        again = driven.where(runs.c.number.in_(numbers)).with_for_update()
+        return self._writer.do(
+            lambda connection: [_crash(connection, row, now) for row in lapsed(connection, again)]
+        )
 
     def ask(self, run: UUID, kind: str) -> None:
         """Leave a request for the run's driver."""

@@ -2,9 +2,10 @@
 
 ``faulty:///folder`` is a local folder through fsspec, with whole puts and puts if absent, as an object
 store has them. Where ``HEADRACE_TESTING_FAULTS`` is ``0.05:/notes``, and once there is such a file, one
-call in twenty fails as a dropped connection does, and a line of the file says which. `install` makes it known to fsspec
-by an entry point, in a folder for the ``PYTHONPATH`` of all processes. It stands alone, since it is
-loaded from there.
+call in twenty fails as a dropped connection does, and a line of the file says which. After a second
+rate, as in ``0.05,0.2:/notes``, puts of a run's journal fail, which are few. `install` makes the scheme known to
+fsspec by an entry point, in a folder for the ``PYTHONPATH`` of all processes. The module stands
+alone, since it is loaded from there.
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ class FaultyFileSystem(LocalFileSystem):
 
 def _fault(verb: str, path: Any) -> str:
     """When this call is to fail, if it is: noted, so that faults can be counted."""
-    rate, _, notes = os.environ.get(VARIABLE, "0:").partition(":")
+    rates, _, notes = os.environ.get(VARIABLE, "0:").partition(":")
+    rate, _, of_journal = rates.partition(",")
+    if of_journal and verb == "put" and "/journal/" in str(path):
+        rate = of_journal
     if random.random() >= float(rate) or not os.path.exists(notes):
         return ""
     when = random.choice(("before", "during", "after")) if verb == "put" else "before"

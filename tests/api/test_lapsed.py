@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import headrace
+from headrace.core.registry import close_histories
 from headrace.core.settings import settings_override
 
 SCRIPT = """
@@ -28,7 +30,14 @@ forever()
 """
 
 
-def test_a_killed_driver_is_seen_as_crashed(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _own_histories() -> Iterator[None]:
+    yield
+    close_histories()
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     env = os.environ | {"HEADRACE_HOME": str(tmp_path), "HEADRACE_HEARTBEAT_SECONDS": "0.1"}
     driver = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], env=env, stderr=subprocess.PIPE, text=True
@@ -37,24 +46,41 @@ def test_a_killed_driver_is_seen_as_crashed(tmp_path: Path) -> None:
     for line in driver.stderr:
         if "started" in line:
             break
-    try:
-        with settings_override(home=tmp_path, heartbeat_seconds=600):
-            while not (found := headrace.runs()):  # history is written in groups
-                assert driver.poll() is None
-        assert found[0].state == "Running"
-    finally:
+    with settings_override(home=tmp_path, heartbeat_seconds=600):
+        while not (found := headrace.runs()):  # history is written in groups
+            assert driver.poll() is None
+    assert found[0].state == "Running"
+    yield driver
+    driver.kill()
+    driver.wait()
+    driver.stderr.close()
+
+
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "a zombie"])
+def test_a_driver_that_was_killed_here_is_seen_as_crashed_at_once(
+    driver: subprocess.Popen[str], tmp_path: Path, *, reaped: bool
+) -> None:
+    """Its heart beat just now, but there is no such process."""
+    with settings_override(home=tmp_path, heartbeat_seconds=600):
+        attached = headrace.attach(headrace.runs()[0].id)
         os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        driver.stderr.close()
+        if reaped:
+            driver.wait()
+        else:
+            os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
+        assert attached.state.name == "Crashed"
+        (run,) = headrace.runs()
+    assert run.state == "Crashed"
+    assert f"process {driver.pid}" in run.message
+
+
+def test_a_driver_that_is_silent_is_seen_as_crashed(
+    driver: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    os.kill(driver.pid, signal.SIGSTOP)
+    with settings_override(home=tmp_path, heartbeat_seconds=600):
+        assert headrace.runs()[0].state == "Running"
     with settings_override(home=tmp_path, heartbeat_seconds=0.0001):
         (run,) = headrace.runs()
     assert run.state == "Crashed"
     assert "heartbeat" in run.message
-
-
-@pytest.fixture(autouse=True)
-def _own_histories() -> object:
-    from headrace.core.registry import close_histories
-
-    yield
-    close_histories()

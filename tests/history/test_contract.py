@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from headrace.core.errors import HistoryError, RunNotFoundError
+from headrace.core.interfaces import RunRecord
 from headrace.history.addresses import parse
 from headrace.history.databases import Database
 from headrace.history.sql import SqlHistory
@@ -247,6 +248,10 @@ def test_ask_and_beat_name_an_unknown_run(history: SqlHistory) -> None:
         history.beat(run, NOON)
 
 
+def nobody(_: RunRecord) -> bool:
+    return False
+
+
 def test_runs_whose_heart_stopped_are_marked_as_crashed(history: SqlHistory) -> None:
     gone = a_run(name="gone", heartbeat=later(0))
     waiting = a_run(state="AwaitingRetry", state_type="SCHEDULED", heartbeat=later(0))
@@ -259,7 +264,7 @@ def test_runs_whose_heart_stopped_are_marked_as_crashed(history: SqlHistory) -> 
     ]
     for record in (gone, waiting, *others):
         history.append(record.id, 0, [record], driver="d")
-    assert set(history.lapse(later(100), 99.0)) == {gone.id, waiting.id}
+    assert set(history.lapse(later(100), 99.0, nobody)) == {gone.id, waiting.id}
     crashed = history.run(gone.id)
     assert (crashed.state, crashed.state_type) == ("Crashed", "CRASHED")
     assert crashed.ended == gone.heartbeat
@@ -270,7 +275,18 @@ def test_runs_whose_heart_stopped_are_marked_as_crashed(history: SqlHistory) -> 
     ]
     for record in others:
         assert history.run(record.id) == record
-    assert history.lapse(later(100), 99.0) == []
+    assert history.lapse(later(100), 99.0, nobody) == []
+
+
+def test_runs_whose_driver_is_known_to_be_gone_are_marked_at_once(history: SqlHistory) -> None:
+    records = [a_run(heartbeat=later(100), pid=pid) for pid in (1, 2)]
+    never = a_run(heartbeat=None, pid=1)
+    done = a_run(state="Completed", state_type="COMPLETED", heartbeat=later(100), pid=1)
+    for record in (*records, never, done):
+        history.append(record.id, 0, [record], driver="d")
+    assert history.lapse(later(100), 99.0, lambda record: record.pid == 1) == [records[0].id]
+    assert history.run(records[0].id).state == "Crashed"
+    assert [history.run(each.id).state for each in (records[1], never)] == ["Running", "Running"]
 
 
 # --------------------------------------------------------------------------------------- questions
@@ -421,10 +437,10 @@ def test_workspaces_do_not_see_each_other(history_url: str) -> None:
         assert ours.runs() == []
         with pytest.raises(RunNotFoundError):
             ours.run("hidden")
-        assert ours.lapse(later(100), 1.0) == []
+        assert ours.lapse(later(100), 1.0, nobody) == []
         assert theirs.runs() == [record]
         assert theirs.run("hidden") == record
-        assert theirs.lapse(later(100), 1.0) == [record.id]
+        assert theirs.lapse(later(100), 1.0, nobody) == [record.id]
 
 
 def test_closing_twice_is_fine_and_writing_then_is_not(history: SqlHistory, run: UUID) -> None:

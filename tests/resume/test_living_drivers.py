@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ import pytest
 
 from headrace import flow
 from headrace.core.interfaces import RunRecord
-from headrace.core.process_marks import mark_of
+from headrace.core.process_marks import ended, mark_of
 from headrace.core.resumption import living_driver
 
 
@@ -61,3 +63,29 @@ def test_a_container_of_the_same_name_is_another_place(record: RunRecord, other:
     for pid in (other, os.getpid(), 1 << 22):
         told = living_driver(replace(record, pid=pid, process=elsewhere))
         assert "last heard of 0 s ago" in told
+
+
+def test_a_process_whose_end_nobody_has_noticed_yet_has_ended(other: int) -> None:
+    mark = mark_of(other)
+    assert not ended(socket.gethostname(), other, mark)
+    os.kill(other, signal.SIGKILL)
+    os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+    assert ended(socket.gethostname(), other, mark)
+    assert ended(socket.gethostname(), other, "")
+
+
+def test_a_process_of_another_user_lives_until_it_ends(other: int) -> None:
+    """Whose space of numbers it has is not told of it, but when it began."""
+    mark = mark_of(1)  # of root, or this very user's
+    place, began = mark_of(other).rpartition("/")[0], mark.rpartition("/")[2]
+    code = (
+        "import os, sys; from headrace.core.process_marks import ended, mark_of; os.setuid(65534);"
+        "print(mark_of(1) == '', [ended(sys.argv[1], 1, each) for each in sys.argv[2:]])"
+    )
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    told = subprocess.run(
+        [sys.executable, "-c", code, socket.gethostname(), f"{place}/{began}", f"{place}/1", ""],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "True [False, True, False]\n"
