@@ -91,6 +91,8 @@ class Plan:
     """When the claims and the index were looked at, monotonic seconds."""
     lost: set[int] = field(default_factory=set[int])
     """Positions whose items have ended without a value."""
+    computing: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    """Key -> the position whose item computes it: equal items of the map wait for it."""
     held: set[bytes] = field(default_factory=set[bytes])
     """Keys that others compute, as of then."""
 
@@ -291,7 +293,10 @@ class Caching:
     # ------------------------------------------------------------- one computes, others wait
 
     def gate(self, flight: Flight) -> tuple[list[Receipt], Positions]:
-        """What others have committed of a flight that is about to leave, and what they compute now."""
+        """What others have committed of a flight that is about to leave, and what they compute now.
+
+        Others are runs, nodes, and items of this map that are equal.
+        """
         node = flight.nodes[0]
         plan = self.plans.get(node)
         if plan is None or plan.claims is None or flight.attempts[0] > 1:
@@ -314,8 +319,19 @@ class Caching:
         for position in (p for receipt in found for p in receipt.positions):
             del plan.waiting[position]
         return found, Positions.of(
-            p for p, key in zip(where, keys, strict=True) if key in plan.held
+            p
+            for p, key in zip(where, keys, strict=True)
+            if p in plan.waiting and (key in plan.held or self._has_twin(plan, p, key))
         )
+
+    def _has_twin(self, plan: Plan, position: int, key: bytes) -> bool:
+        """Does an equal item of this map compute the key? Else this one does from now on."""
+        if plan.call.options.refresh_cache:
+            return False
+        first = plan.computing.setdefault(key, position)
+        if first != position and (first not in plan.waiting or first in plan.lost):
+            plan.computing[key] = first = position
+        return first != position
 
     def _claim(self, plan: Plan, claims: Claims, keys: Sequence[bytes]) -> None:
         """Claim all that is known to be needed, and see what is there by now."""
@@ -328,13 +344,15 @@ class Caching:
         plan.base.table.refresh(self.store, plan.base.folder)
         plan.looked = now
 
-    def failed(self, node: Node, position: int) -> None:
-        """An item has ended without a value: others may compute it. The engine's thread."""
+    def lost(self, node: Node, positions: Positions) -> None:
+        """Items have ended without a value: others may compute it. The engine's thread."""
         plan = self.plans.get(node)
-        if plan is not None and plan.claims is not None and position in plan.waiting:
-            plan.lost.add(position)
-            with self.lock:
-                self.given_up.setdefault(node, []).append(plan.waiting[position][0])
+        if plan is None or plan.claims is None:
+            return
+        lost = [position for position in positions if position in plan.waiting]
+        plan.lost.update(lost)
+        with self.lock:
+            self.given_up.setdefault(node, []).extend(plan.waiting[p][0] for p in lost)
 
     def ended(self, node: Node) -> None:
         """A node has ended: others may compute what it did not. The engine's thread."""
@@ -388,6 +406,8 @@ class Caching:
         known = [(p, plan.waiting.pop(p)) for p in mine.tolist() if p in plan.waiting]
         if not known:
             return
+        for _, (key, *_) in known:
+            plan.computing.pop(key, None)
         at = np.searchsorted(own, [position for position, _ in known])
         places = at if receipt.places is None else np.asarray(receipt.places)[at]
         lifetime = _seconds(plan.call.options)

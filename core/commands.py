@@ -62,6 +62,14 @@ class ItemEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class WithoutValue:
+    """Items of a cached node are final and have no value: others may compute it."""
+
+    node: Node
+    positions: Positions
+
+
+@dataclass(frozen=True, slots=True)
 class BatchEnded:
     """A batch has ended: it belongs into history."""
 
@@ -85,4 +93,6 @@ class NodeEnded:
     node: Node
 
 
-Command: TypeAlias = Feed | Submit | Ask | Committed | ItemEvent | BatchEnded | Dropped | NodeEnded
+Command: TypeAlias = (
+    Feed | Submit | Ask | Committed | ItemEvent | WithoutValue | BatchEnded | Dropped | NodeEnded
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .columns import Chunk, Column
-from .commands import Ask, NodeEnded
+from .commands import Ask, NodeEnded, WithoutValue
 from .drops import Drops
 from .interfaces import Control, Positions
 from .items import GOOD, STATE_NAMES, ItemState, common, without
@@ -32,6 +32,8 @@ class Endings(Drops):
         node.items.move(positions, state)
         node.cause = node.cause or cause
         self.touch(node)
+        if node.options.cached:
+            self.out.append(WithoutValue(node, positions))
         for consumer in node.consumers:
             self.grow_linked(consumer)
             self.upstream_bad(consumer, node, positions)

@@ -33,6 +33,7 @@ from .commands import (
     ItemEvent,
     NodeEnded,
     Submit,
+    WithoutValue,
 )
 from .context import live_run
 from .dispatch import Dispatcher
@@ -850,6 +851,8 @@ class Engine:
                     self.scribe.note(self.notes.item(command, self.calls[command.node]))
                     self._hook(command)
                     failed.append(command)
+                case WithoutValue(node, positions):
+                    self.caching.lost(node, positions)
                 case NodeEnded(node):
                     self._node_ended(node)
         self.keeper.keep(failed)
@@ -961,7 +964,6 @@ class Engine:
 
     def _hook(self, event: ItemEvent) -> None:
         if event.state is not ItemState.AWAITING_RETRY:
-            self.caching.failed(event.node, event.position)
             self.hooks.item(event.node, event.position)
 
     def _node_ended(self, node: Node) -> None:

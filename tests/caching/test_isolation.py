@@ -114,6 +114,64 @@ def test_two_runs_that_need_what_failed_in_the_other_do_not_wait_for_ever() -> N
     assert done.count(1) == done.count(2) == 2
 
 
+def test_an_item_that_was_cancelled_is_left_to_others_at_once() -> None:
+    """Its run goes on: another item of the map is not done."""
+    go, started = threading.Event(), threading.Event()
+
+    def wait(item: int) -> int:
+        if item == 0:
+            started.set()
+            go.wait(60)
+        return item
+
+    def begin(items: list[int], *, cancel: int | None = None) -> FlowRun[None]:
+        @flow(executor="threads")
+        def waits() -> None:
+            future = task(wait, cache_policy=ONE_AT_A_TIME).map(items)
+            if cancel is not None:
+                started.wait(60)
+                assert future[cancel].cancel()
+            future.wait()
+
+        return waits.start()
+
+    first = begin([0, *range(7, 40)], cancel=20)  # the first batch holds one item
+    started.wait(60)
+    second = begin([26])
+    second.wait(60)
+    try:
+        assert second.state.is_completed(), "the first run holds what it does not compute"
+        assert not first.state.is_final()
+    finally:
+        go.set()
+    first.wait()
+
+
+def test_equal_items_of_a_map_are_computed_once(tmp_path: Path) -> None:
+    folder = tmp_path / "starts"
+    assert begin(ONE_AT_A_TIME, folder, [3, 1, 3, 3, 2, 1]).result() == [9, 1, 9, 9, 4, 1]
+    assert [Tally(folder).count(str(item)) for item in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_an_equal_item_is_computed_where_the_first_has_failed(tmp_path: Path) -> None:
+    done = Tally(tmp_path / "starts")
+
+    def once(item: int) -> int:
+        if done.note(str(item)) == 1:
+            raise RuntimeError("the first time")
+        return item
+
+    @flow(executor="threads")
+    def twice() -> tuple[list[str], int]:
+        future = task(once, cache_policy=ONE_AT_A_TIME).map([5, 5, 5])
+        future.wait()
+        return [state.name for state in future.states], done.count("5")
+
+    states, starts = twice()
+    assert sorted(states) == ["Cached", "Completed", "Failed"]
+    assert starts == 2
+
+
 def test_claims_of_a_driver_that_is_gone_lapse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
