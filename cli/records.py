@@ -208,6 +208,9 @@ def _ended_runs(
                 yield record
 
 
+runs.add_command(list_runs, "ls")  # as Prefect calls them
+runs.add_command(show, "inspect")
+
 # ------------------------------------------------------------------------------------- in words
 
 

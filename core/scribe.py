@@ -252,6 +252,9 @@ class Scribe(threading.Thread):
             _log.warning("inputs of failed items are not kept: %s", error)
 
     def _write_journal(self, *, last: bool) -> None:
+        if self.lost:
+            self.records = []  # told once
+            return
         for left in reversed(range(_LAST_ATTEMPTS if last else 1)):
             try:
                 if self.journal is None:

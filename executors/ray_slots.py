@@ -41,6 +41,9 @@ _FORCE_SECONDS = 3.0
 """Beyond a kill's grace, before the actor itself is killed."""
 _ROOM_SECONDS = 10.0
 """For which an actor waits for its resources before idle ones of other shapes make room."""
+_SURE_SECONDS = 1.0
+"""An actor that was idle for longer is asked first whether it is still there."""
+_ANSWER_SECONDS = 0.5
 _PACKAGE = __name__.partition(".")[0]
 _STRIPPED = ("RAY_", "PYTHONBREAKPOINT")
 
@@ -265,8 +268,10 @@ class RayRunner:
     def _take(self, batch: Batch) -> _Actor:
         """An idle actor of the right shape, or a new one; others make room for it."""
         shape = batch.resources
-        if (fit := self._fitting(shape)) is not None:
-            return fit
+        while (fit := self._fitting(shape)) is not None:
+            if self._is_there(fit):
+                return fit
+            self._discard(fit)
         if ray.available_resources().get("CPU", 0.0) < shape.cpus:
             self._make_room()
         options = {
@@ -288,6 +293,19 @@ class RayRunner:
             if fit:
                 self._idle.remove(fit[-1])
             return fit[-1] if fit else None
+
+    @staticmethod
+    def _is_there(actor: _Actor) -> bool:
+        """Has an idle actor not died? A batch that it took along would be looked for among orphans."""
+        if not actor.greeted or time.monotonic() - actor.idle_since < _SURE_SECONDS:
+            return True
+        hello = actor.handle.hello.remote()
+        if not ray.wait([hello], timeout=_ANSWER_SECONDS)[0]:
+            return True  # its node may be busy
+        with contextlib.suppress(RayError):
+            ray.get(hello)
+            return True
+        return False
 
     def _make_room(self) -> None:
         with self._lock:

@@ -22,9 +22,13 @@ def dump(value: Any) -> bytes:
     ------
     UnstorableError
         Names the value's type and the reason.
+    MemoryError
+        There is no room for it: it may be tried again.
     """
     try:
         data = pickle.dumps(value, protocol=5)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - whatever a __reduce__ raises: cloudpickle may know how
         return _dump_by_value(value)
     if any(name in data for name in _BY_REFERENCE) or cloudpickle.list_registry_pickle_by_value():
@@ -35,6 +39,8 @@ def dump(value: Any) -> bytes:
 def _dump_by_value(value: Any) -> bytes:
     try:
         return bytes(cloudpickle.dumps(value, protocol=5))
+    except MemoryError:
+        raise
     except Exception as error:  # user code runs in there
         raise UnstorableError(
             f"a value of type {type_name(value)} cannot be stored: it is not Arrow data and does "
@@ -49,9 +55,13 @@ def restore(data: bytes, where: str) -> Any:
     ------
     StorageError
         It does not unpickle here, e.g. because a module is missing.
+    MemoryError
+        There is no room for it.
     """
     try:
         return pickle.loads(data)
+    except MemoryError:
+        raise
     except Exception as error:  # user code runs in there
         raise StorageError(
             f"a pickled value in {where} cannot be loaded here ({type(error).__name__}: {error}); "

@@ -24,7 +24,7 @@ def test_list(headrace):
     found = json.loads(headrace("runs", "list", "--json", "--state", "Failed").output)
     assert [run["name"] for run in found] == ["bad"]
     assert len(json.loads(headrace("runs", "list", "--json", "--limit", "1").output)) == 1
-    assert headrace("runs", "list", "--flow", "other").output == "no runs\n"
+    assert headrace("runs", "ls", "--flow", "other").output == "no runs\n"
 
 
 @pytest.mark.usefixtures("failed")
@@ -35,7 +35,7 @@ def test_show(headrace):
     assert "1 Failed" in shown
     found = json.loads(headrace("runs", "show", "good", "--json").output)
     assert found["nodes"][0]["counts"]["Completed"] == 3
-    assert headrace("runs", "show", found["id"][:8]).code == 0
+    assert headrace("runs", "inspect", found["id"][:8]).code == 0
 
 
 @pytest.mark.usefixtures("failed")

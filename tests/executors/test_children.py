@@ -15,6 +15,7 @@ from standin import make_batch
 
 from headrace.core.errors import ExecutorError, VersionMismatchError
 from headrace.core.interfaces import Control, FailureKind, Outcome
+from headrace.executors import autopsy
 from headrace.executors.supervisor import ChildSlot
 
 
@@ -64,6 +65,22 @@ def test_death_names_its_cause_the_running_item_and_the_suspects(slot, step, cau
     assert not end.out_of_memory
     assert 10 << 20 < heard.reports[-1].peak_memory < 10 << 30, "as the system tells it"
     assert run(slot, [("ok",)], 3).end().outcome is Outcome.DONE, "the slot lives on"
+
+
+def test_a_kill_is_ascribed_to_the_kernel_where_it_has_counted_one(slot, tmp_path, monkeypatch):
+    """The kill is real; the count is the test's, as only a control group's owner can run it full."""
+    count = tmp_path / "memory.events"
+    count.write_text("oom 7\noom_kill 3\n")
+    monkeypatch.setattr(autopsy, "_counters", lambda: [(count, "oom_kill")])
+    monkeypatch.setattr(autopsy, "memory_watch", autopsy.MemoryWatch())
+    autopsy.memory_watch.start()
+    kill = ("kill", signal.SIGKILL)
+    assert not run(slot, [kill], 1).end().out_of_memory
+    count.write_text("oom 8\noom_kill 4\n")
+    end = run(slot, [kill], 2).end()
+    assert end.out_of_memory
+    assert end.cause.endswith("sent by the kernel because memory ran out")
+    assert not run(slot, [kill], 3).end().out_of_memory, "that one was the other child"
 
 
 def test_memory_error_in_the_machinery_is_out_of_memory(slot):

@@ -130,14 +130,16 @@ def test_a_worker_is_killed_between_the_end_of_a_batch_and_its_gathering(cluster
     losing.check(had)
 
 
-def test_a_worker_that_is_told_to_end_commits_and_tells_what_is_finished(cluster, tmp_path):
+@pytest.mark.parametrize("nanny", ["--nanny", "--no-nanny"])
+def test_a_worker_that_is_told_to_end_commits_and_tells_what_is_finished(cluster, tmp_path, nanny):
     """Its batches have flushed nothing before: what is not kept would run again."""
     for _ in range(2):
-        cluster.worker("--nanny", threads=1)
+        cluster.worker(nanny, threads=1)
     with settings_override(flush_seconds=60):
         losing = Losing(cluster, tmp_path)
         until(lambda: sum(losing.started(range(ITEMS)).values()) > ITEMS // 2)
-        losing.busy().parent().terminate()
+        told = losing.busy()
+        (told.parent() if nanny == "--nanny" else told).terminate()
         assert losing.run.result() == [item * item for item in range(ITEMS)]
     assert losing.started(range(ITEMS)) == dict.fromkeys(range(ITEMS), 1)
     outcomes = {b.outcome for b in losing.run.info.history.batches(losing.run.id)}

@@ -238,9 +238,16 @@ def test_main_thread_sleep_is_ended_by_a_limit(monkeypatch):
     assert len(heard.failed()) == 1
 
 
-def test_a_killed_ray_worker_loses_its_batch_and_the_pool_goes_on(bench):
+def test_a_killed_ray_worker_loses_its_batch_and_the_pool_goes_on(bench, monkeypatch):
     if bench.name != "ray":
         return
+    monkeypatch.setattr("headrace.executors.ray_slots._SURE_SECONDS", 0.0)
+    heard = bench.submit([("ok",)])
+    assert heard.end().outcome is Outcome.DONE
+    actor = psutil.Process(heard.reports[0].worker.pid).parent()
+    actor.kill()
+    actor.wait()
+    assert bench.submit([("ok",)]).end().outcome is Outcome.DONE, "it was idle when it died"
     end = bench.submit([("kill", signal.SIGKILL)], isolation=Isolation.NONE).end()
     assert end.outcome is Outcome.LOST
     heard = bench.submit([("sleep", 60)])

@@ -408,6 +408,15 @@ def test_what_cannot_be_stored_names_its_type(local_run: ArrowRunStore):
     assert list(receipt.positions) == [0]
 
 
+def test_a_value_for_which_there_is_no_room_is_no_odd_value(local_run: ArrowRunStore):
+    class Large:
+        def __reduce__(self):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        encoder(local_run).add(0, Large(), 1, 2)
+
+
 def test_functions_and_local_classes_are_stored_by_value(local_run: ArrowRunStore):
     class Local:
         pass
