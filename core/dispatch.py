@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
@@ -169,6 +169,13 @@ class Dispatcher:
             return b"".join(cast("list[bytes]", flight.chunk.columns[-1]))
         if node.single:
             return prepared.ids or item_id(tuple(prepared.call.static.items()))
+        return self._ids_here(node, columns, flight.chunk.positions, payload)
+
+    def _ids_here(
+        self, node: Node, columns: Sequence[Any], positions: Positions, payload: Packed
+    ) -> bytes | None:
+        if node.link is not None and _are_hits(columns):
+            return self.engine.ids_of(node.link, positions)
         return item_ids(columns) if payload.dependencies else None
 
     def salt(self, node: Node) -> bytes:
@@ -299,8 +306,8 @@ class Dispatcher:
             ids = b"".join(cast("list[bytes]", ids))
         elif first.single:
             ids = item_id(tuple(prepared.call.static.items()))
-        elif packed.dependencies:
-            ids = item_ids(columns)
+        else:
+            ids = self._ids_here(first, columns, positions, packed)
         return Given(
             tuple(
                 Stage(
@@ -334,6 +341,12 @@ class Dispatcher:
             return report
         bare = tuple(dataclasses.replace(r, inline=None) for r in report.receipts)
         return dataclasses.replace(report, receipts=bare)
+
+
+def _are_hits(columns: Iterable[Any]) -> bool:
+    """Did the cache give some of the values? Their partitions have the ids of other items."""
+    found = (column.parts for column in columns if isinstance(column, RefColumn))
+    return any(part.run for parts in found for part in parts)
 
 
 def _bared(entry: Upstream) -> Upstream:

