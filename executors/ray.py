@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -189,11 +190,20 @@ def _init(options: dict[str, Any]) -> None:
         try:
             ray.init(**options)
         except Exception as error:
+            _end_half_started(error)
             ray.shutdown()
             if attempt == _ATTEMPTS or "timed out during startup" not in str(error):
                 raise
         else:
             return
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a start that failed: Ray forgets them, and they would slow the next one down."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if node is not None and hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, wait=True)
 
 
 _keeper = _Keeper()

@@ -89,3 +89,33 @@ def test_an_address_that_does_not_answer(kind, scheme, nobody, monkeypatch):
     with pytest.raises(errors.ExecutorError, match=nobody):
         flows.fine.with_options(executor=kind(address=scheme + nobody))()
     assert time.monotonic() - began < REACH_SECONDS / 2
+
+
+HALF_STARTED = """
+import gc, psutil
+from headrace import RayExecutor, errors
+
+# Ray starts the dashboard when some of its processes run already.
+executor = RayExecutor(init_kwargs={"include_dashboard": True, "dashboard_host": "256.0.0.1"})
+try:
+    executor.open()
+except errors.ExecutorError as error:
+    print(error)
+gc.collect()
+print([process.name() for process in psutil.Process().children(recursive=True)])
+"""
+
+
+def test_a_ray_that_starts_by_half_leaves_no_process():
+    """In another process, as this one may be in a Ray already."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HALF_STARTED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    said, left = done.stdout.splitlines()
+    assert said.startswith("Ray on this machine cannot be used"), done.stderr
+    assert left == "[]"
+    assert "ResourceWarning" not in done.stderr
