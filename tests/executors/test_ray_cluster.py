@@ -19,7 +19,6 @@ from headrace.core.registry import close_histories
 from headrace.core.settings import settings_override
 from headrace.testing import Tally
 
-pytestmark = pytest.mark.alone
 ITEMS = 40
 
 
@@ -36,6 +35,7 @@ def square(folder: Path, item: int) -> int:
 def ray_cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
+    pools.close_all()  # a process can be in one Ray only, and earlier tests may have left theirs
     monkeypatch.setenv("PYTHONPATH", PATH)
     lean: Any = {"object_store_memory": 80 << 20, "include_log_monitor": False}
     head = {
@@ -66,7 +66,8 @@ class Map:
 
     def on_both_nodes(self):
         """Wait until two workers have begun items, and let these go on."""
-        until(lambda: len(self.actors()) == 2, 120)
+        until(lambda: self.run.done() or len(self.actors()) == 2, 120)
+        assert not self.run.done(), self.run.state
         (self.folder / "both").touch()
 
     def committed(self):
