@@ -24,6 +24,24 @@ os.environ[PLAIN_GCSFS] = "false"
 FOREIGN = ("HEADRACE_", "AWS_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_", "DASK_", "RAY_", "PG")
 
 
+LONG = (
+    "conformance/test_ray.py",
+    "examples/test_corpus.py",
+    "executors/test_lost_workers.py",
+    "executors/test_pools.py",
+    "notebooks/test_notebooks.py",
+    "plugins/test_shell.py",
+    "resume/test_killed.py",
+    "storage/test_operations.py",
+    "test_packaging.py",
+)
+"""Files that take longest come first: where two run at a time, neither process is left alone with one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the user's settings gets in, nothing of the tests gets into the user's home."""
