@@ -298,6 +298,7 @@ class Chaos:
             "HEADRACE_DISPLAY": "none",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_raylet_start_wait_time_s": "120",  # of its own accord half a minute
             "HEADRACE_FLUSH_SECONDS": str(FLUSH_SECONDS),
             "CHAOS_EXECUTOR": engine,
             "CHAOS_STARTS": str(self.folder / "starts"),
