@@ -3,8 +3,8 @@
 Objects ``claims/<task>/<base>/<number>`` below the store's shared prefix say, in one order for all:
 this holder takes these keys from now on. Each is made by put-if-absent, so a run that claims has
 read all earlier claims. A *holder* is a node of a run's driver. It lives as long as its object
-``holders/<holder>`` changes, and is gone when that is removed, which is done when the node has ended
-and its commits are in the index. Keys of holders that are gone may be claimed anew, and so may those
+``holders/<holder>`` changes, which names its process, too, for those on its machine; and is gone when
+that is removed, which is done when the node has ended and its commits are in the index. Keys of holders that are gone may be claimed anew, and so may those
 of claims without a holder: their items have ended without a value.
 """
 
@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Collection
 
 from .errors import AlreadyExistsError, NotFoundError
+from .hostname import hostname
 from .identity import SIZE
 from .interfaces import RunStore
+from .process_marks import ended, mark_of
 
 BEAT_SECONDS = 5.0
 """Between two changes of a living holder's object."""
@@ -100,7 +103,9 @@ class Claims:
 
     def beat(self, now: float) -> None:
         """Tell that this holder lives. Raises StorageError."""
-        self._shared.write(_HOLDERS + self._me, repr(now).encode())
+        pid = os.getpid()
+        told = {"beat": now, "host": hostname(), "pid": pid, "process": mark_of(pid)}
+        self._shared.write(_HOLDERS + self._me, json.dumps(told).encode())
 
     def release(self) -> None:
         """Hold nothing any more. Raises StorageError."""
@@ -142,7 +147,17 @@ class Claims:
         if told != known:
             known, since = told, now
         self._beats[holder] = (known, since)
-        if now - since < LEASE_SECONDS:
+        if now - since < LEASE_SECONDS and not _has_ended(told):
             return True
         self._shared.delete([_HOLDERS + holder])
+        return False
+
+
+def _has_ended(told: bytes) -> bool:
+    """Is a holder's process known to be gone?"""
+    try:
+        holder = json.loads(told)
+        mark = str(holder["process"])
+        return bool(mark) and ended(str(holder["host"]), int(holder["pid"]), mark)
+    except (KeyError, TypeError, ValueError):  # of another version
         return False

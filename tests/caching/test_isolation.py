@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -193,6 +196,27 @@ def test_claims_of_a_driver_that_is_gone_lapse(
     assert taken[1], "at first they were the other one's"
     assert not taken[-1]
     assert not shared.list("holders/"), "neither of them holds anything"
+
+
+def test_claims_of_a_driver_that_was_killed_here_are_free_at_once(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time; from headrace.core.claims import Claims;"
+        "from headrace.core.registry import open_store;"
+        "claims = Claims(open_store(sys.argv[1], {}).shared(), 'task', 'base', sys.argv[2], 'd', 0);"
+        "claims.take({b'k' * 16}, time.monotonic()); os.kill(os.getpid(), 9)"
+    )
+    store = str(tmp_path / "store")
+    subprocess.run([sys.executable, "-c", script, store, "killed"], check=False)
+    shared = open_store(store, {}).shared()
+    (holder,) = shared.list("holders/")
+    told = json.loads(shared.read(holder.path))
+    keys = {b"k" * 16}
+    mine = Claims(shared, "task", "base", "mine", "d", 0)
+    shared.write(holder.path, json.dumps({**told, "host": "elsewhere"}).encode())
+    assert mine.take(keys, time.monotonic()) == keys, "nobody knows whether it lives"
+    shared.write(holder.path, json.dumps(told).encode())
+    assert mine.take(keys, time.monotonic()) == set()
+    assert [each.path for each in shared.list("holders/")] == ["holders/mine-d-0"]
 
 
 def test_there_are_two_levels_and_they_are_no_part_of_keys() -> None:
