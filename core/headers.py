@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import cloudpickle
 from .errors import ConfigurationError, NotFoundError, RunError, StorageError
 from .packing import SecretError, refuse_secret
 from .pickled import loads, read_pickle
+from .tasks import Task
 
 if TYPE_CHECKING:
     from .flows import Flow
@@ -31,6 +33,8 @@ LAUNCH = "launch.pickle"
 _TOLD = frozenset({"name", "flow", "created", "parent", "parameters", "entrypoint", "lacking"})
 """What every header has."""
 _EXECUTOR = "its executor"
+_TASK_OPTIONS = "all options of its tasks"
+_log = logging.getLogger("headrace")
 _SECRET_OPTIONS = ("storage", "result_storage", "storage_options")
 """Options of a flow that do not travel: they may hold credentials."""
 
@@ -45,7 +49,9 @@ def write_header(store: RunStore, info: RunInfo, notes: Notes) -> dict[str, str]
     """
     launch, lacking = _launch(info)
     store.write(LAUNCH, launch)
-    store.write(HEADER, json.dumps(notes.header() | {"lacking": lacking}, indent=1).encode())
+    bare = lacking.pop(_TASK_OPTIONS, "")
+    facts = notes.header() | {"lacking": lacking, "bare": bare}
+    store.write(HEADER, json.dumps(facts, indent=1).encode())
     return lacking
 
 
@@ -53,10 +59,10 @@ def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:
     """The launch record, and what could not be put into it: why, by name."""
     lacking: dict[str, str] = {}
 
-    def pickled(name: str, value: Any) -> bytes | None:
+    def pickled(name: str, value: Any, kind: type[cloudpickle.Pickler]) -> bytes | None:
         file = io.BytesIO()
         try:
-            _Pickler(file).dump(value)
+            kind(file).dump(value)
         except SecretError:
             lacking[name] = "holds a secret"
         except Exception as error:  # noqa: BLE001 - what a user's class or closure raises
@@ -65,10 +71,12 @@ def _launch(info: RunInfo) -> tuple[bytes, dict[str, str]]:
             return file.getvalue()
         return None
 
+    flow = _portable(info.flow)
+    parameters = info.parameters.items()
     parts = {
-        "flow": pickled("the flow", _portable(info.flow)),
-        "executor": pickled(_EXECUTOR, info.executor),
-        "parameters": {name: pickled(name, value) for name, value in info.parameters.items()},
+        "flow": pickled(_TASK_OPTIONS, flow, _WholePickler) or pickled("the flow", flow, _Pickler),
+        "executor": pickled(_EXECUTOR, info.executor, _Pickler),
+        "parameters": {name: pickled(name, value, _Pickler) for name, value in parameters},
     }
     return pickle.dumps(parts), lacking
 
@@ -77,6 +85,13 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         refuse_secret(obj)
         return super().reducer_override(obj)
+
+
+class _WholePickler(_Pickler):
+    """Takes tasks along with what workers do not need: hooks, policies, conditions, `setup`."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return obj.for_drivers() if isinstance(obj, Task) else super().reducer_override(obj)
 
 
 def _portable(flow: Flow[..., Any] | None) -> Any:
@@ -152,6 +167,13 @@ def read_launch(store: RunStore, given: Mapping[str, Any], *, trusted: bool) -> 
         raise RunError(
             f"run {header['name']} cannot be resumed from {store.url} alone: {what}. Pass it in "
             "parameters=, or call the flow itself with resume="
+        )
+    if why := header.get("bare"):
+        _log.warning(
+            "run %s goes on without hooks, setup, retry conditions and cache policies of its tasks, with "
+            "which its flow %s: call the flow itself with resume= to have them",
+            header["name"],
+            why,
         )
     flow = found if isinstance(found, Flow) else Flow(*found)
     recorded = {n: loads(data, where) for n, data in parts["parameters"].items() if n not in given}

@@ -321,6 +321,10 @@ class Task(Decorated, Generic[P, R_co]):
             return name
         return _restore, (self.undecorated(), {**self.given, **_for_workers(self.given)})
 
+    def for_drivers(self) -> Any:
+        """What `__reduce__` gives where it is pickled for another driver: nothing is left behind."""
+        return importable_name(self) or (_restore, (self.undecorated(), dict(self.given)))
+
 
 def _for_workers(given: Mapping[str, Any]) -> dict[str, Any]:
     """In a task that is pickled the driver's part is left behind: it does not run on workers."""

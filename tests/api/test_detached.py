@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from pydantic import SecretStr
 
 import headrace
 from headrace.core.errors import ExecutorError, RunError, StorageError
+from headrace.core.headers import read_launch
+from headrace.testing import Tally
 
 PACKAGE = str(Path(headrace.__file__).parent.parent)
 
@@ -87,6 +90,52 @@ def test_it_can_be_cancelled_from_outside(tmp_path: Path) -> None:
 @headrace.flow(executor="threads")
 def secretive(token: SecretStr) -> None:
     """Does nothing."""
+
+
+@pytest.mark.parametrize("travels", [True, False])
+def test_tasks_that_go_by_value_keep_what_workers_do_not_need(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, travels: bool
+) -> None:
+    told = Tally(tmp_path / "told")
+    lock = None if travels else threading.Lock()
+
+    def connect() -> str:
+        return "connection"
+
+    def may_retry(*_: object) -> bool:
+        told.note("asked")
+        return True
+
+    def completed(*_: object) -> None:
+        told.note("hooked")
+        assert lock is None
+
+    @headrace.task(
+        setup=connect,
+        retries=1,
+        retry_condition_fn=may_retry,
+        on_completion=[completed],
+        cache_policy=headrace.INPUTS,
+    )
+    def use(item: int) -> str:
+        if told.note("used") == 1:
+            raise ValueError("the first time")
+        return f"{headrace.context.setup} {item}"
+
+    @headrace.flow(executor="threads", storage=tmp_path / "storage")
+    def uses() -> list[str]:
+        if told.note("begun") == 1:
+            raise RuntimeError("nothing has run")
+        return [*use.map([7, 7]).result(), use(7)]
+
+    run = uses.start()
+    run.wait()
+    launch = read_launch(run.info.store.run(str(run.id)), {}, trusted=True)
+    assert ("goes on without hooks" in caplog.text) is not travels
+    if travels:
+        assert launch.flow() == ["connection 7"] * 3
+        assert (told.count("asked"), told.count("hooked")) == (1, 3)
+        assert told.count("used") == 3, "the call was a hit"
 
 
 def test_what_cannot_be_written_down_is_named(tmp_path: Path) -> None:
