@@ -122,7 +122,7 @@ def test_tasks_that_go_by_value_keep_what_workers_do_not_need(
             raise ValueError("the first time")
         return f"{headrace.context.setup} {item}"
 
-    @headrace.flow(executor="threads", storage=tmp_path / "storage")
+    @headrace.flow(executor="threads", storage=str(tmp_path / "storage"))
     def uses() -> list[str]:
         if told.note("begun") == 1:
             raise RuntimeError("nothing has run")
