@@ -112,7 +112,9 @@ def test_a_call_of_the_flow_goes_on_with_its_run():
 
 @flow(executor="threads")
 def listing() -> list[str]:
-    return [future.result() for future in clean.map(available)]
+    cleaned = clean.map(available)
+    cleaned.wait()  # a flow that raises pulls no more of its inputs
+    return [future.result() for future in cleaned]
 
 
 available: list[str] = []
