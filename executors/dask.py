@@ -11,6 +11,7 @@ from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
 from ..core.interfaces import Capabilities
 from ..core.shown import Shown
 from .capacity import cores, memory
+from .host import LEAD_SECONDS
 from .pool import QueuePool
 from .reach import probe
 from .wire import versions
@@ -103,7 +104,8 @@ class DaskExecutor(Shown):
         except BaseException:
             ending.close()
             raise
-        pool = QueuePool(self.name, runner.capacity, runner, Capabilities(), runner.fits)
+        abilities = Capabilities(lead_seconds=LEAD_SECONDS)
+        pool = QueuePool(self.name, runner.capacity, runner, abilities, runner.fits)
         runner.on_change(pool.refresh)
         return pool
 
