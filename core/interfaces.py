@@ -75,6 +75,8 @@ class StageSpec:
     models: tuple[tuple[str, bytes], ...] = ()
     """(parameter, `core.shipping.pickle_function` of the pydantic model that annotates it): Arrow data
     is taken row by row."""
+    gives: tuple[bytes, ...] = ()
+    """With ``models``: pickles of the models that the function's return annotation names."""
     is_async: bool = False
     is_generator: bool = False
     concurrency: int = 1
@@ -791,8 +793,9 @@ class RunStore(Protocol):
     def adapt(self, value: Any, annotation: Any) -> Any:
         """Arrow data in the form that a parameter's annotation asks for; other values unchanged.
 
-        Where it asks for rows one by one: an object whose ``__headrace_rows__(call)`` gives the
-        item's value, for which it calls the task once for each row.
+        Where it asks for rows one by one: an object whose ``__headrace_rows__(call, models)`` gives
+        the item's value, for which it calls the task once for each row; ``models`` are those that
+        the task says it returns.
         """
         ...
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sys
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
+
+_MANY = frozenset({list, Sequence, Iterable, Iterator, Generator})
 
 
 def parameter_hints(fn: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of the parameters, as far as they can be told."""
-    try:
-        hints = typing.get_type_hints(fn)
-    except Exception:  # noqa: BLE001 - annotations are user code: those that fail ask for nothing
-        hints = dict(getattr(fn, "__annotations__", {}))
+    hints = _hints(fn)
     hints.pop("return", None)
     return hints
+
+
+def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(fn)
+    except Exception:  # noqa: BLE001 - annotations are user code: those that fail ask for nothing
+        return dict(getattr(fn, "__annotations__", {}))
 
 
 def is_model(annotation: Any) -> bool:
@@ -31,3 +38,19 @@ def models_of(fn: Callable[..., Any]) -> dict[str, Any]:
     if "pydantic" not in sys.modules or not getattr(fn, "__annotations__", None):
         return {}
     return {name: hint for name, hint in parameter_hints(fn).items() if is_model(hint)}
+
+
+def returned_models(fn: Callable[..., Any]) -> list[Any]:
+    """The models of which its return annotation says that it gives one, some or none."""
+    return list(dict.fromkeys(_models_in(_hints(fn).get("return"))))
+
+
+def _models_in(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if is_model(annotation):
+        yield annotation
+    elif origin is typing.Union or origin is types.UnionType:
+        for member in typing.get_args(annotation):
+            yield from _models_in(member)
+    elif origin in _MANY:
+        yield from _models_in(typing.get_args(annotation)[0])

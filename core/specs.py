@@ -16,7 +16,7 @@ from .errors import UnpicklableError
 from .interfaces import RunStore, StageSpec, spec_path
 from .livecode import Live
 from .packing import Packed, pack_static
-from .rowmodels import is_model, parameter_hints
+from .rowmodels import is_model, parameter_hints, returned_models
 from .shipping import bundle, pickle_function
 
 _FRAMES = frozenset({"pyarrow", "pandas", "polars"})
@@ -88,6 +88,7 @@ class SpecWriter:
         concurrency = options.concurrency
         given = {*call.static, *call.mapped}
         hints = parameter_hints(call.fn)
+        models = tuple((n, self._code(h, call)) for n, h in hints.items() if is_model(h))
         return StageSpec(
             task_name=options.name,
             function=self._code(call.fn, call),
@@ -98,7 +99,10 @@ class SpecWriter:
             var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
             positional=_positional(parameters, mapped, call),
             adapt=tuple((name, hint) for name, hint in hints.items() if _is_frame(hint)),
-            models=tuple((n, self._code(h, call)) for n, h in hints.items() if is_model(h)),
+            models=models,
+            gives=tuple(self._code(model, call) for model in returned_models(call.fn))
+            if models
+            else (),
             is_async=is_async(call.fn),
             is_generator=is_generator(call.fn),
             concurrency=min(concurrency, tag_concurrency) if tag_concurrency else concurrency,

@@ -48,6 +48,7 @@ class LoadedStage:
         self.function = function
         models = {name: pickle.loads(model) for name, model in spec.models}
         self.annotations: dict[str, Any] = {**dict(spec.adapt), **models}
+        self.gives = [pickle.loads(model) for model in spec.gives]
         self.by_row = bool(models)
         """Arguments may be rows, for each of which the function is called."""
         static = unpack_static(
@@ -147,7 +148,7 @@ class LoadedStage:
             )
         (at,) = found
         before, after = ready[:at], ready[at + 1 :]
-        return ready[at].__headrace_rows__(lambda row: call(*before, row, *after))
+        return ready[at].__headrace_rows__(lambda row: call(*before, row, *after), self.gives)
 
     def cursor(self, logs: list[LogLine], checkpoints: Checkpoints | None = None) -> Cursor:
         """The run context of a batch's items, set to this stage."""

@@ -27,6 +27,8 @@ EXTENSION_KEY = b"ARROW:extension:name"
 
 _ARROW_ERRORS = (pa.ArrowException, OverflowError, UnicodeError, TypeError, ValueError)
 _BIG = (1 << 31) - 1024
+_DIGITS, _MOST_DIGITS = 38, 76
+"""Of `pyarrow.decimal128`, and of the longest decimals that Arrow has."""
 MAX_FIELDS = 64
 """A dict inside a row with more keys is a mapping, not a struct, and is pickled."""
 
@@ -389,26 +391,39 @@ _RESTORERS: dict[str, Callable[[Any, str, str], list[Any]]] = {
 }
 
 
-def merged_type(a: Any, b: Any) -> Any | None:
-    """The type that holds both columns unchanged: null gives way to anything, at any depth."""
+def merged_type(a: Any, b: Any, *, scales: bool = False) -> Any | None:
+    """The type that holds both columns unchanged: null gives way to anything, at any depth.
+
+    ``scales``: decimals may get more zeros behind the point (1.5 and 1.50 are equal, and not the same).
+    """
     if a == b or b == pa.null():
         return a
     if a == pa.null():
         return b
+    if pa.types.is_decimal(a) and pa.types.is_decimal(b) and (scales or a.scale == b.scale):
+        return _wider_decimal(a, b)
     if pa.types.is_list(a) and pa.types.is_list(b):
-        item = merged_type(a.value_type, b.value_type)
+        item = merged_type(a.value_type, b.value_type, scales=scales)
         return None if item is None else pa.list_(item)
     if pa.types.is_struct(a) and pa.types.is_struct(b):
         if [f.name for f in a] != [f.name for f in b]:
             return None
         fields: list[Any] = []
         for f, g in zip(a, b, strict=True):
-            child = merged_type(f.type, g.type)
+            child = merged_type(f.type, g.type, scales=scales)
             if child is None:
                 return None
             fields.append(pa.field(f.name, child))
         return pa.struct(fields)
     return None
+
+
+def _wider_decimal(a: Any, b: Any) -> Any | None:
+    scale = max(a.scale, b.scale)
+    digits = max(a.precision - a.scale, b.precision - b.scale) + scale
+    if digits > _MOST_DIGITS:
+        return None
+    return (pa.decimal128 if digits <= _DIGITS else pa.decimal256)(digits, scale)
 
 
 @lru_cache(maxsize=1024)
@@ -421,15 +436,18 @@ def _casts(source: Any, target: Any) -> bool:
     return True
 
 
-def merged_form(a: Form, b: Form) -> Form | None:
-    """One form for both, such that every value still comes back exactly; None if there is none."""
+def merged_form(a: Form, b: Form, *, scales: bool = False) -> Form | None:
+    """One form for both, such that every value still comes back exactly; None if there is none.
+
+    ``scales`` as in `merged_type`.
+    """
     if b in (a, NULL):
         return a
     if a == NULL:
         return b
     if a.restore != b.restore:
         return None
-    kind = merged_type(a.type, b.type)
+    kind = merged_type(a.type, b.type, scales=scales)
     if kind is not None and not (_casts(a.type, kind) and _casts(b.type, kind)):
         return None
     return None if kind is None else Form(kind, a.restore, a.raw and b.raw)

@@ -9,22 +9,29 @@ that does, for a resume, the cache and an attempt that was adopted alike.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from types import GeneratorType
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from ..core.context import TASK_RUN
 from ..core.errors import UnstorableError
+from .modelschemas import schema_of
 from .quarantine import PREFIX, REASONS
 from .streams import PickedRows
 
 _CHUNK_ROWS = 4096
-_PLAIN = frozenset({int, float, str, bytes, bool, type(None), list, tuple, dict, np.ndarray})
-_MODULES = frozenset({"datetime", "decimal"})
+_PLAIN = frozenset(
+    {int, float, str, bytes, bool, type(None), date, datetime, time, timedelta, Decimal, np.ndarray}
+)
+_CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
 
 
 class ModelRows:
@@ -33,15 +40,24 @@ class ModelRows:
     def __init__(self, reader: Any, model: type[BaseModel]) -> None:
         self.reader, self.model = reader, model
 
-    def __headrace_rows__(self, call: Callable[[Any], Any]) -> RowStream:
-        return RowStream(self.reader, self.model, call)
+    def __headrace_rows__(
+        self, call: Callable[[Any], Any], models: Sequence[type[BaseModel]] = ()
+    ) -> RowStream:
+        return RowStream(self.reader, self.model, call, models)
 
 
 class RowStream(PickedRows):
-    """What a function gives for each row."""
+    """What a function, which says that it gives some models, gives for each row."""
 
-    def __init__(self, reader: Any, model: type[BaseModel], call: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        reader: Any,
+        model: type[BaseModel],
+        call: Callable[[Any], Any],
+        models: Sequence[type[BaseModel]],
+    ) -> None:
         super().__init__()
+        self.declared = lambda: schema_of(models)
         self._model, self._call = model, call
         self._adapter = TypeAdapter[list[BaseModel]](cast(Any, list)[model])
         self._made = self._rows(reader)
@@ -125,12 +141,31 @@ class RowStream(PickedRows):
 
 
 def _dumped(model: BaseModel) -> dict[str, Any]:
-    """A model as a row: its fields' values, and as JSON has them those that Arrow has no type for."""
+    """A model as a row of what Arrow has types for: its fields' values, else what JSON has of them."""
     row = model.model_dump()
-    odd = {
-        n for n, v in row.items() if type(v) not in _PLAIN and type(v).__module__ not in _MODULES
-    }
+    odd: set[str] = set()
+    for name, value in row.items():
+        if type(value) in _CONTAINERS:
+            row[name] = _plain(value)
+        elif type(value) not in _PLAIN:
+            odd.add(name)
     return {**row, **model.model_dump(mode="json", include=odd)} if odd else row
+
+
+def _plain(value: Any) -> Any:
+    """The same at any depth, for what is within a field; tuples and sets are lists."""
+    cls = type(value)
+    if cls in _PLAIN:
+        return value
+    if cls is dict:
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if cls in _CONTAINERS:
+        if cls is list and _PLAIN.issuperset(map(type, value)):
+            return value
+        return [_plain(each) for each in value]
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    return to_jsonable_python(value, fallback=lambda other: other)
 
 
 def _reason(errors: list[Any]) -> tuple[str, str]:

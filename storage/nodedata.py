@@ -180,6 +180,7 @@ def home_of(run: ArrowRunStore, part: Part) -> ArrowRunStore:
 def _node_schema(pieces: list[PartPiece], manifest: Manifest, run: ArrowRunStore) -> Any:
     """Columns in the order in which the items, not the partitions, first have them."""
     named: list[tuple[str, Any]] = []
+    blank: list[tuple[str, Any]] = []
     orders: list[tuple[int, tuple[str, ...]]] = []
     as_rows = _holds_rows(manifest)
     for receipt in manifest.receipts:
@@ -187,12 +188,18 @@ def _node_schema(pieces: list[PartPiece], manifest: Manifest, run: ArrowRunStore
             continue
         opened = run.open_part(receipt.part, receipt.inline)
         schema = pa.schema([f for f in opened.schema if f.name != PLACEHOLDER])
-        named.append((f"{home_of(run, receipt.part).url}/{receipt.part.path}", schema))
+        told = blank if receipt.part.kind == "rows" and not receipt.part.rows else named
+        told.append((f"{home_of(run, receipt.part).url}/{receipt.part.path}", schema))
         header = opened.header
         if header.shapes:
             orders.extend(zip(header.firsts, header.shapes, strict=True))
         else:
             orders.append((receipt.positions.runs[0][0], tuple(schema.names)))
-    schema = unified(named)
+    # Of rows that are not there a model has told the columns; those that are there know better.
+    fields = {field.name: field for field in unified(blank)}
+    for field in unified(named):
+        if field.type != pa.null():
+            fields[field.name] = field
+        fields.setdefault(field.name, field)
     names = dict.fromkeys(name for _, keys in sorted(orders) for name in keys)
-    return pa.schema([schema.field(name) for name in names])
+    return pa.schema([fields[name] for name in names])

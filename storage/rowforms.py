@@ -63,8 +63,11 @@ def is_row(value: Any) -> bool:
     return all(type(key) is str and is_plain_name(key) for key in value)
 
 
-def freeze_rows(rows: Sequence[dict[str, Any]]) -> FrozenRows | None:
-    """The rows of one item; None where they have too many different columns."""
+def freeze_rows(rows: Sequence[dict[str, Any]], *, scales: bool = False) -> FrozenRows | None:
+    """The rows of one item; None where they have too many different columns.
+
+    ``scales`` as in `forms.merged_type`.
+    """
     shapes: dict[Keys, int] = {}
     index = [shapes.setdefault(tuple(row), len(shapes)) for row in rows]
     names = dict.fromkeys(name for keys in shapes for name in keys)
@@ -73,12 +76,12 @@ def freeze_rows(rows: Sequence[dict[str, Any]]) -> FrozenRows | None:
     forms: dict[str, Form] = {}
     columns: dict[str, Any] = {}
     for name in names:
-        forms[name], columns[name] = freeze_column([row.get(name) for row in rows])
+        forms[name], columns[name] = freeze_column([row.get(name) for row in rows], scales=scales)
     row_shapes = np.array(index, np.int32) if len(shapes) > 1 else None
     return FrozenRows(forms, columns, len(rows), list(shapes), row_shapes)
 
 
-def freeze_column(values: list[Any]) -> tuple[Form, Any]:
+def freeze_column(values: list[Any], *, scales: bool = False) -> tuple[Form, Any]:
     """One column of one item's rows; where no form holds all values exactly, each is pickled."""
     types = set(map(type, values))
     types.discard(type(None))
@@ -91,14 +94,14 @@ def freeze_column(values: list[Any]) -> tuple[Form, Any]:
                 return form, pa.array(values, form.type)
             except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
                 return _pickled_column(values)
-    return _freeze_each(values)
+    return _freeze_each(values, scales)
 
 
-def _freeze_each(values: list[Any]) -> tuple[Form, Any]:
+def _freeze_each(values: list[Any], scales: bool) -> tuple[Form, Any]:
     frozen = [(NULL, None) if v is None else freeze(v) for v in values]
     form: Form | None = NULL
     for other, _ in frozen:
-        form = merged_form(form, other) if form is not None else None
+        form = merged_form(form, other, scales=scales) if form is not None else None
     if form is None:
         return _pickled_column(values)
     if form.raw:

@@ -65,6 +65,8 @@ class PickedRows(Iterator[dict[str, Any]]):
     def __init__(self) -> None:
         self.set_aside: Callable[[Any], None] = lambda _table: None
         """Takes a table of them. Who writes the rows says where it goes."""
+        self.declared: Callable[[], Any] = lambda: pa.schema([])
+        """`pyarrow.Schema` that rows would have, asked for where there are none."""
 
 
 def is_stream(value: Any) -> bool:
@@ -187,10 +189,12 @@ class Spool:
 
     # -------------------------------------------------------------------------------- dicts
 
-    def _dicts(self, first: dict[str, Any], rest: Iterator[Any]) -> Spooled | list[Any]:
+    def _dicts(
+        self, first: dict[str, Any], rest: Iterator[Any], *, scales: bool = False
+    ) -> Spooled | list[Any]:
         """Two passes: spill the rows while learning their columns, then write them."""
         with tempfile.TemporaryFile(prefix="headrace-") as spill:
-            plan = _spill(first, rest, spill)
+            plan = _spill(first, rest, spill, scales)
             spill.seek(0)
             if plan is None:
                 return [row for chunk in _chunks(spill) for row in chunk]
@@ -234,9 +238,10 @@ class Spool:
         rows.set_aside = self._set_aside
         first = next(rows, None)
         if first is None:
-            made = self._planned(_RowPlan({}, {}, [], 0), io.BytesIO())
+            columns = {field.name: Form(field.type) for field in rows.declared()}
+            made = self._planned(_RowPlan(columns, {}, [], 0), io.BytesIO())
         else:
-            made = self._dicts(first, rows)
+            made = self._dicts(first, rows, scales=True)
         if isinstance(made, list):
             raise UnstorableError(
                 f"rows whose columns have no plain names, or are more than {MAX_COLUMNS}"
@@ -373,10 +378,12 @@ class _RowPlan:
     shapes: dict[Keys, int]
     index: list[Any]
     rows: int
+    scales: bool = False
+    """As in `forms.merged_type`."""
 
     def table(self, chunk: list[dict[str, Any]]) -> Any:
         """A chunk of rows in these columns."""
-        frozen = freeze_rows(chunk)
+        frozen = freeze_rows(chunk, scales=self.scales)
         assert frozen is not None
         columns: dict[str, Any] = {}
         for name, form in self.forms.items():
@@ -395,22 +402,23 @@ class _RowPlan:
         return FrozenRows(self.forms, columns, len(chunk), [], None).table()
 
 
-def _spill(first: dict[str, Any], rest: Iterator[Any], spill: Any) -> _RowPlan | None:
+def _spill(first: dict[str, Any], rest: Iterator[Any], spill: Any, scales: bool) -> _RowPlan | None:
     """Write chunks of pickled rows, and learn the columns; None: not rows after all."""
     from .forms import PICKLED
 
-    plan: _RowPlan | None = _RowPlan({}, {}, [], 0)
+    plan: _RowPlan | None = _RowPlan({}, {}, [], 0, scales)
     for chunk in _listed(first, rest):
         data = dump(chunk)
         spill.write(len(data).to_bytes(8, "little") + data)
         if plan is None:
             continue
-        frozen = freeze_rows(chunk) if all(map(is_row, chunk)) else None
+        frozen = freeze_rows(chunk, scales=scales) if all(map(is_row, chunk)) else None
         if frozen is None:
             plan = None
             continue
         for name, form in frozen.forms.items():
-            plan.forms[name] = merged_form(plan.forms.get(name, NULL), form) or PICKLED
+            merged = merged_form(plan.forms.get(name, NULL), form, scales=scales)
+            plan.forms[name] = merged or PICKLED
         own = [plan.shapes.setdefault(keys, len(plan.shapes)) for keys in frozen.shapes]
         each = frozen.row_shapes
         full = np.full(frozen.rows, own[0], np.int32) if each is None else None

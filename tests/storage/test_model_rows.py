@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pyarrow as pa
@@ -239,3 +240,91 @@ def test_rows_come_to_a_plain_function_from_one_argument(unmapped: bool):
 
     with pytest.raises(Exception, match=r"map over what has them|rows come to a plain function"):
         run()
+
+
+class Price(BaseModel):
+    amount: Decimal
+    owner: UUID
+
+
+class Offer(BaseModel):
+    title: str
+    kinds: list[Kind]
+    prices: dict[str, Price] | None = None
+    listed: list[Price] = []
+    pair: tuple[float, float] = (1.0, 0.5)
+    rate: Decimal
+    at: datetime = datetime(2026, 1, 2)
+    of: Literal["a", "b"] | None = None
+
+
+OFFERS = [
+    Offer(
+        title=str(number),
+        kinds=[Kind.PROSE] * number,
+        prices={"us": Price(amount=Decimal(amount), owner=UUID(int=number))},
+        listed=[Price(amount=Decimal(amount), owner=UUID(int=9))] * number,
+        rate=Decimal(rate),
+    )
+    for number, (amount, rate) in enumerate([("1.5", "10"), ("10.25", "0.125"), ("7", "100")])
+]
+
+
+@task
+def offered(row: Document) -> Offer | None:
+    return OFFERS[row.words]
+
+
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_what_lies_within_models_is_arrow_and_comes_back_as_the_model(tmp_path: Path, format: str):
+    table = pa.table({"text": ["x"] * 3, "words": range(3)})
+
+    @flow(executor="inline", storage=ArrowStore(tmp_path, format=format))
+    def run() -> Any:
+        return offered.map([table]).dataset().to_table()
+
+    found = run()
+    amount = pa.struct([("amount", pa.decimal128(4, 2)), ("owner", pa.string())])
+    assert found.schema.remove_metadata().equals(
+        pa.schema(
+            [
+                ("title", pa.string()),
+                ("kinds", pa.list_(pa.string())),
+                ("prices", pa.struct([("us", amount)])),
+                ("listed", pa.list_(amount)),
+                ("pair", pa.list_(pa.float64())),
+                ("rate", pa.decimal128(6, 3)),
+                ("at", pa.timestamp("us")),
+                ("of", pa.null()),
+            ]
+        )
+    )
+    assert not any(field.metadata for field in found.schema), "nothing is pickled"
+    assert [Offer.model_validate(row) for row in found.to_pylist()] == OFFERS
+
+
+def test_where_no_row_fits_the_columns_are_those_that_the_task_declares():
+    bad = pa.table({"text": [""], "words": [0]})
+    good = pa.table({"text": ["x"], "words": [1]})
+
+    @flow(executor="processes")
+    def run() -> Any:
+        none, some = offered.map([bad]), offered.map([bad, good])
+        return none.dataset().to_table(), some.dataset().to_table(), none.result()
+
+    none, some, values = run()
+    assert (none.num_rows, some.num_rows, values) == (0, 1, [[]])
+    declared = {name: str(kind) for name, kind in zip(none.schema.names, none.schema.types)}
+    assert declared == {
+        "title": "string",
+        "kinds": "list<item: string>",
+        "prices": "null",
+        "listed": "list<item: struct<amount: null, owner: string>>",
+        "pair": "list<item: double>",
+        "rate": "null",
+        "at": "timestamp[us]",
+        "of": "string",
+    }
+    assert some.schema.names == none.schema.names
+    assert some.schema.field("rate").type == pa.decimal128(3, 3)
+    assert some.schema.field("of").type == pa.string(), "a null says less than the model"
