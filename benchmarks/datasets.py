@@ -198,11 +198,6 @@ def _numbers(path: Path) -> list[int]:
 # ------------------------------------------------------------------------------------------ cases
 
 
-def group(rows: Any) -> dict[str, Any]:
-    """What is made of all rows of a key, from a pandas frame."""
-    return {"key": rows["key"].iloc[0], "rows": len(rows), "total": rows["value"].sum()}
-
-
 def headrace_case() -> Case:
     report.own_home()
     os.environ["HEADRACE_INTERMEDIATES"] = "drop"
@@ -261,7 +256,8 @@ def ray_case() -> Case:
     def totals(rows: Any) -> Any:
         import pandas as pd
 
-        return pd.DataFrame([group(rows)])
+        key, total = rows["key"].iloc[0], rows["value"].sum()
+        return pd.DataFrame([{"key": key, "rows": len(rows), "total": total}])
 
     def job(operation: str, source: str, target: str) -> None:
         data: Any = ray.data.read_parquet(source)
@@ -287,7 +283,8 @@ def dask_case() -> Case:
     def totals(rows: Any) -> Any:
         import pandas as pd
 
-        return pd.Series(group(rows))
+        # (pandas 3 leaves the key out of what it hands to the function.)
+        return pd.Series({"key": rows.name, "rows": len(rows), "total": rows["value"].sum()})
 
     def job(operation: str, source: str, target: str) -> None:
         data: Any = dd.read_parquet(source)

@@ -335,13 +335,17 @@ class Dispatcher:
 
     # ---------------------------------------------------------------------------- values
 
-    def budgeted(self, report: Report) -> Report:
-        """Keep values that rode along only while the run's budget lasts."""
+    def kept(self, report: Report) -> Report:
+        """What of the receipts stays in memory: values that rode along while the run's budget lasts."""
         for receipt in report.receipts:
             self.inline_left -= len(receipt.inline or b"")
-        if self.inline_left > 0 or not any(r.inline for r in report.receipts):
+        spent = self.inline_left <= 0
+        if not report.receipts:
             return report
-        bare = tuple(dataclasses.replace(r, inline=None) for r in report.receipts)
+        bare = tuple(
+            dataclasses.replace(r, inline=None if spent else r.inline, code="", inputs=())
+            for r in report.receipts
+        )
         return dataclasses.replace(report, receipts=bare)
 
 

@@ -49,6 +49,8 @@ class Earlier:
         self.codes: dict[tuple[str, int], str] = {}
         """By node key and driver: whose code made what that driver committed (`core.lineage`)."""
         self.journaled: set[str] = set()
+        self.unlisted: list[Receipt] = []
+        """Those that the journal lacked, as the partitions tell them."""
         self._receipts: dict[str, list[Receipt]] = {}
         self._tables: dict[str, _Table | None] = {}
         unusable = self._read(records, verify)
@@ -94,6 +96,8 @@ class Earlier:
                 continue
             if path in told and path not in moved:
                 self.journaled.add(path)
+            if path not in told:
+                self.unlisted.append(receipt)
             if key:
                 self._receipts.setdefault(key, []).append(receipt)
                 self.numbers.setdefault(key, receipt.node)

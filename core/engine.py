@@ -54,6 +54,7 @@ from .given import Given, Keeper, given_again
 from .headers import write_header
 from .identity import SIZE, item_ids, key_ids, salted, split_ids
 from .interfaces import (
+    LISTED,
     Batch,
     Control,
     LogRecord,
@@ -152,6 +153,7 @@ class Engine:
             self.store.journal,
             self.store.delete,
             self.keeper.write,
+            self.notes.inputs,
             heartbeat_seconds=self.settings.heartbeat_seconds,
             trouble=self._troubled,
             request=self._requested,
@@ -233,6 +235,8 @@ class Engine:
             if before.process and mark_of(before.pid) != before.process:
                 orphans.await_children(before.process)  # what they commit yet is to be found
         self.earlier = Earlier(self.store, journal, verify=self.info.verify)
+        for receipt in self.earlier.unlisted:
+            self._tell_origins(receipt)
         self.scribe.journal = journal
         self.machine.resumed = True
         self.machine.numbers = itertools.count(self.earlier.first_batch)
@@ -955,6 +959,13 @@ class Engine:
     def _judged(self, report: Report, verdicts: Verdicts) -> None:
         self._put(lambda now: self._reported(report, verdicts, now))
 
+    def _tell_origins(self, receipt: Receipt) -> None:
+        """What a partition was made of, for history."""
+        for url, stamp in receipt.inputs:
+            if stamp == LISTED:
+                self.scribe.list_of(url.removeprefix(f"{self.store.url}/"))
+        self.scribe.note(self.notes.partition(receipt))
+
     def _reported(self, report: Report, verdicts: Verdicts, now: float) -> list[Command]:
         for line in report.logs:
             node = self.nodes[line.node]
@@ -962,8 +973,10 @@ class Engine:
             logs.echo(
                 line.level, line.logger, line.message, name_of(node, line.position), line.time
             )
+        for receipt in report.receipts:
+            self._tell_origins(receipt)
         return self.machine.report(
-            self.dispatcher.budgeted(report),
+            self.dispatcher.kept(report),
             now,
             lambda failure: verdicts.get((failure.node, failure.position), True),
         )

@@ -110,6 +110,9 @@ Origin: TypeAlias = tuple[str, str]
 
 A URL that ends with ``/`` is a folder: all partitions of a node."""
 
+LISTED = "listed"
+"""In place of a stamp: the object has the list of origins, as JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -266,6 +269,10 @@ class Receipt:
     """Ids of the partition's items (`core.identity`), where they are few or were read from it."""
     key: str = field(default="", compare=False)
     """Key of the node, where the partition itself was asked."""
+    code: str = field(default="", compare=False)
+    """Fingerprint of the code that made it. With ``inputs`` it goes on to history, and is not kept."""
+    inputs: tuple[Origin, ...] = field(default=(), compare=False)
+    """What it was made of."""
 
 
 class FailureKind(StrEnum):
@@ -1001,6 +1008,23 @@ class ItemRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionRecord:
+    """A partition that was written, and what it was made of, as its footer has it, too.
+
+    It stays when the partition is dropped; only with its run it goes. A list of many inputs, which is an
+    object of its own (`LISTED`), has a record like a partition's, of no node (-1).
+    """
+
+    run: UUID
+    node: int
+    path: str
+    """Relative to the run's prefix."""
+    code: str
+    """Fingerprint of the task's code (`core.lineage`)."""
+    inputs: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LogRecord:
     """A log line in history."""
 
@@ -1015,7 +1039,7 @@ class LogRecord:
 
 
 HistoryEvent: TypeAlias = (
-    RunRecord | StateRecord | NodeRecord | BatchRecord | ItemRecord | LogRecord
+    RunRecord | StateRecord | NodeRecord | BatchRecord | ItemRecord | PartitionRecord | LogRecord
 )
 
 
@@ -1035,7 +1059,7 @@ class History(Protocol):
 
     Thread rule: all methods from any thread. A record with the key of an earlier one replaces it
     (runs by id, nodes by run and number, batches by run and number), but a run's heartbeat never
-    goes back. States, items and logs are added. Times are aware; they come back in UTC. Lists of a
+    goes back, and of a partition the first one stays. States, items and logs are added. Times are aware; they come back in UTC. Lists of a
     run that history does not know are empty.
     """
 
@@ -1123,6 +1147,14 @@ class History(Protocol):
         position: int | None = None,
         limit: int | None = None,
     ) -> list[ItemRecord]: ...
+
+    def partitions(self, run: UUID, node: int | None = None) -> list[PartitionRecord]:
+        """Partitions by node and path, those that were dropped, too."""
+        ...
+
+    def made_from(self, urls: Collection[str]) -> list[PartitionRecord]:
+        """Partitions of all runs that were made of one of these, with those of their inputs."""
+        ...
 
     def logs(
         self,

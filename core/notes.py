@@ -24,7 +24,9 @@ from .interfaces import (
     LogLine,
     LogRecord,
     NodeRecord,
+    PartitionRecord,
     Positions,
+    Receipt,
     RefColumn,
     RunRecord,
     StateRecord,
@@ -164,6 +166,16 @@ class Notes:
             ended=datetime.now(UTC) if node.ended else None,
             states=zlib.compress(node.items.packed(), 1) if node.ended else None,
         )
+
+    def partition(self, receipt: Receipt) -> PartitionRecord:
+        """What a partition was made of, and by which code."""
+        path = receipt.part.path
+        return PartitionRecord(self.info.id, receipt.node, path, receipt.code, receipt.inputs)
+
+    def inputs(self, path: str) -> PartitionRecord:
+        """A list of inputs that is in storage."""
+        listed = json.loads(self.info.store.run(str(self.info.id)).read(path))
+        return PartitionRecord(self.info.id, -1, path, "", tuple((u, stamp) for u, stamp in listed))
 
     def batch(self, flight: Flight, end: End, peak: int) -> BatchRecord:
         """A batch that has ended."""

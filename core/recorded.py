@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ItemRecord,
         LogRecord,
         NodeRecord,
+        PartitionRecord,
         RunRecord,
         RunStore,
         RunView,
@@ -131,6 +132,34 @@ class RecordedRun(Resumable, Shown):
     def batches(self, limit: int = 1000) -> list[BatchRecord]:
         """The first batches that have ended: where and when each ran."""
         return self._history.batches(self.id, limit=limit)
+
+    def partitions(
+        self, node: str | None = None, *, made_from: str | None = None
+    ) -> list[PartitionRecord]:
+        """What it has written: each partition, the code that made it, and of what.
+
+        Those of dropped intermediates are among them. `Dataset.lineage` asks the partitions themselves.
+
+        Parameters
+        ----------
+        node
+            Only of this node.
+        made_from
+            Only what was made of this file or partition, at once or by way of others: a path or URL,
+            as `Dataset.files` has it.
+
+        Raises
+        ------
+        RunNotFoundError
+            The run has no such node.
+        """
+        number = None if node is None else self._record(node).node
+        if made_from is None:
+            return [p for p in self._history.partitions(self.id, number) if p.node >= 0]
+        from .derived import made_from as derived
+
+        found = derived(self._history, made_from)
+        return [p for p in found if p.run == self.id and number in (None, p.node)]
 
     def item(self, node: str, position: int = 0) -> RecordedItem:
         """One item of a node: its state and value, and when it ran.

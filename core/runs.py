@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         History,
         LogRecord,
         NodeRecord,
+        PartitionRecord,
         RunRecord,
         RunView,
         Store,
@@ -216,6 +217,15 @@ class FlowRun(Resumable, Shown, Generic[R]):
     def batches(self, limit: int = 1000) -> list[BatchRecord]:
         """The first batches that have ended, as history knows them: where and when each ran."""
         return self.info.history.batches(self.id, limit=limit)
+
+    def partitions(
+        self, node: str | None = None, *, made_from: str | None = None
+    ) -> list[PartitionRecord]:
+        """What it has written, by which code and of what. See `RecordedRun.partitions`."""
+        from .recorded import RecordedRun
+
+        told = RecordedRun(self.info.history, self.id)
+        return told.partitions(node, made_from=made_from)
 
     def record(self) -> RunRecord:
         """The run as history knows it."""
@@ -483,15 +493,33 @@ class Runs(Shown, list["RunRecord"]):
         return "\n".join(lines) or "no runs"
 
 
-def runs(*, flow: str | None = None, state: str | None = None, limit: int = 50) -> Runs:
+def runs(
+    *,
+    flow: str | None = None,
+    state: str | None = None,
+    made_from: str | None = None,
+    limit: int = 50,
+) -> Runs:
     """Flow runs that history knows, newest first.
 
     Parameters
     ----------
     flow, state
         Only those of this flow, in the state of this name.
+    made_from
+        Only those that have made something of this file, at once or by way of what other runs have
+        made of it: a path or URL, as `Dataset.files` has it. ``run.partitions(made_from=...)`` tells what.
     """
-    return Runs(settled_history().runs(flow=flow, state=state, limit=limit))
+    history = settled_history()
+    if made_from is None:
+        return Runs(history.runs(flow=flow, state=state, limit=limit))
+    from .derived import made_from as derived
+
+    told = [history.run(run) for run in dict.fromkeys(p.run for p in derived(history, made_from))]
+    told.sort(key=lambda run: run.created, reverse=True)
+    return Runs(
+        [r for r in told if r.flow == (flow or r.flow) and r.state == (state or r.state)][:limit]
+    )
 
 
 def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:

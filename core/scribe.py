@@ -40,8 +40,15 @@ class _Removal:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The path of a list of many inputs."""
+
+    path: str
+
+
 _Noted: TypeAlias = "tuple[HistoryEvent | None, Mapping[str, Any] | None]"
-_Entry: TypeAlias = "_Noted | _Removal | Given | threading.Event | None"
+_Entry: TypeAlias = "_Noted | _Removal | _Listed | Given | threading.Event | None"
 
 
 class Scribe(threading.Thread):
@@ -51,6 +58,8 @@ class Scribe(threading.Thread):
     ----------
     write_given
         Writes what failed items were given; gives the journal's records of it.
+    read_list
+        Reads a list of inputs; gives history's record of it.
     trouble
         Takes an error that the run must hear of (the run was taken over, the store is gone).
     request
@@ -64,6 +73,7 @@ class Scribe(threading.Thread):
         journal: Callable[[], Journal],
         delete: Callable[[Sequence[str]], None],
         write_given: Callable[[Sequence[Given]], Sequence[Mapping[str, Any]]],
+        read_list: Callable[[str], HistoryEvent],
         *,
         heartbeat_seconds: float,
         trouble: Callable[[Exception], None],
@@ -71,7 +81,9 @@ class Scribe(threading.Thread):
     ) -> None:
         super().__init__(name="headrace-scribe", daemon=True)
         self.run_id, self.history, self.journal_of, self.delete = run, history, journal, delete
-        self.write_given = write_given
+        self.write_given, self.read_list = write_given, read_list
+        self.lists: set[str] = set()
+        """Those that history has."""
         self.journal: Journal | None = None
         self.heartbeat_seconds = heartbeat_seconds
         self.trouble, self.request = trouble, request
@@ -123,6 +135,10 @@ class Scribe(threading.Thread):
     def keep(self, given: Given) -> None:
         """What items were given that failed: to be written, and to be found by the journal."""
         self.inbox.put(given)
+
+    def list_of(self, path: str) -> None:
+        """A list of inputs that is to be in history, once."""
+        self.inbox.put(_Listed(path))
 
     def remove(self, record: Mapping[str, Any], paths: Sequence[str], size: int) -> None:
         """Write a record to the journal, then remove objects, which are of so many bytes together."""
@@ -207,6 +223,9 @@ class Scribe(threading.Thread):
             if isinstance(entry, Given):
                 self.given.append(entry)
                 continue
+            if isinstance(entry, _Listed):
+                self._take_list(entry.path)
+                continue
             if isinstance(entry, _Removal):
                 self.records.append(entry.record)
                 self.doomed += entry.paths
@@ -220,6 +239,15 @@ class Scribe(threading.Thread):
             if len(self.events) >= _GROUP:
                 break
         return True
+
+    def _take_list(self, path: str) -> None:
+        if path in self.lists:
+            return
+        self.lists.add(path)
+        try:
+            self.events.append(self.read_list(path))
+        except StorageError as error:
+            _log.warning("history lacks the inputs that %s lists: %s", path, error)
 
     def _write_history(self, *, last: bool) -> None:
         if self.lost:

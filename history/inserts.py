@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 from sqlalchemy import Table, select
@@ -16,13 +16,16 @@ from ..core.interfaces import (
     ItemRecord,
     LogRecord,
     NodeRecord,
+    PartitionRecord,
     RunRecord,
     StateRecord,
 )
 from . import tables
 from .rows import Encoder, Row
 
-Detail: TypeAlias = StateRecord | NodeRecord | BatchRecord | ItemRecord | LogRecord
+Detail: TypeAlias = (
+    StateRecord | NodeRecord | BatchRecord | ItemRecord | PartitionRecord | LogRecord
+)
 """All events that belong to a run."""
 
 COPY_FROM = 8
@@ -41,7 +44,7 @@ class Inserter:
     def __init__(self, *, sqlite: bool) -> None:
         self._sqlite = sqlite
         encode = Encoder(sqlite=sqlite)
-        self._encode_run = encode.run
+        self._encode_run, self._encode_origins = encode.run, encode.origins
         self._places: dict[type[Detail], tuple[Table, Callable[[Any, int, str], Row]]] = {
             StateRecord: (tables.states, encode.state),
             NodeRecord: (tables.nodes, encode.node),
@@ -54,6 +57,7 @@ class Inserter:
             tables.runs: _upsert(tables.runs, mark, ("id",), {"heartbeat": HEARTBEAT}),
             tables.nodes: _upsert(tables.nodes, mark, ("run", "node"), {}),
             tables.batches: _upsert(tables.batches, mark, ("run", "batch"), {}),
+            tables.origins: _insert(tables.origins, mark) + " ON CONFLICT DO NOTHING",
         }
         self._inserts = {
             table: _insert(table, mark) for table in (tables.states, tables.items, tables.logs)
@@ -109,6 +113,12 @@ class Inserter:
             if run not in numbers:
                 numbers[run] = require(connection, run)
             number, workspace = numbers[run]
+            if kind is PartitionRecord:
+                for one in many:
+                    rows.setdefault(tables.origins, []).extend(
+                        self._encode_origins(cast("PartitionRecord", one), number, workspace)
+                    )
+                continue
             table, encode = self._places[kind]
             rows.setdefault(table, []).extend([encode(one, number, workspace) for one in many])
         for table, many in rows.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +17,16 @@ from ..core.interfaces import (
     ItemRecord,
     LogRecord,
     NodeRecord,
+    PartitionRecord,
     Request,
     RunRecord,
     StateRecord,
 )
 from . import rows
-from .tables import batches, items, logs, nodes, requests, runs, states
+from .tables import batches, items, logs, nodes, origins, requests, runs, states
+
+_AT_ONCE = 500
+"""URLs in a query: databases have limits."""
 
 # Times come as they are stored: a type's conversion per value costs as much as the reading.
 ITEMS = select(
@@ -142,6 +147,33 @@ def list_items(
         query = query.limit(limit)
     parts = connection.execute(query).partitions(1000)  # rows of all at once cost the collector
     return [record for part in parts for record in rows.read_items(run, part)]
+
+
+PARTITIONS = select(
+    runs.c.id, origins.c.path, origins.c.node, origins.c.code, origins.c.url, origins.c.stamp
+).join(runs, runs.c.number == origins.c.run)
+
+
+def list_partitions(connection: Connection, run: UUID, node: int | None) -> list[PartitionRecord]:
+    """Partitions of a run or node, with all that they were made of."""
+    query = PARTITIONS.where(runs.c.id == str(run))
+    if node is not None:
+        query = query.where(origins.c.node == node)
+    query = query.order_by(origins.c.node, origins.c.path, origins.c.url)
+    return rows.read_partitions(connection.execute(query))
+
+
+def list_made_from(
+    connection: Connection, workspace: str, urls: Sequence[str]
+) -> list[PartitionRecord]:
+    """Partitions that were made of one of these, the newest runs' first."""
+    found: list[Any] = []
+    for at in range(0, len(urls), _AT_ONCE):
+        query = PARTITIONS.where(
+            origins.c.workspace == workspace, origins.c.url.in_(urls[at : at + _AT_ONCE])
+        )
+        found += connection.execute(query.order_by(runs.c.number.desc(), origins.c.path))
+    return rows.read_partitions(found)
 
 
 def list_logs(

@@ -15,6 +15,7 @@ from ..core.interfaces import (
     ItemRecord,
     LogRecord,
     NodeRecord,
+    PartitionRecord,
     Request,
     RunRecord,
     StateRecord,
@@ -22,6 +23,9 @@ from ..core.interfaces import (
 from .tables import EPOCH, micros, utc
 
 Row: TypeAlias = tuple[Any, ...]
+_LONGEST_URL = 2048
+"""Bytes. PostgreSQL takes 2,704 of a row into an index."""
+
 StoredTime: TypeAlias = Callable[[datetime], Any]
 """Makes a time what the database stores."""
 
@@ -40,6 +44,11 @@ def clean_all(*texts: str) -> tuple[str, ...]:
     if together.isascii() and "\0" not in together:
         return texts
     return tuple(map(clean, texts))
+
+
+def stored_url(url: str) -> str:
+    """The URL, cut where it is longer than what a database keeps in an index."""
+    return clean(url).encode()[:_LONGEST_URL].decode(errors="ignore")
 
 
 def stored_time(*, sqlite: bool) -> StoredTime:
@@ -168,6 +177,12 @@ class Encoder:
             self.time(record.ended),
             given,
         )
+
+    def origins(self, record: PartitionRecord, run: int, workspace: str) -> list[Row]:
+        """Rows of ``origins``."""
+        path, node, code = clean(record.path), record.node, record.code
+        told = [(stored_url(url), clean(stamp)) for url, stamp in record.inputs]
+        return [(workspace, run, path, url, node, code, stamp) for url, stamp in told or [("", "")]]
 
     def log(self, record: LogRecord, run: int, workspace: str) -> Row:
         """Row of ``logs`` without its id."""
@@ -305,6 +320,22 @@ def read_log(run: UUID, row: Any) -> tuple[int, LogRecord]:
     return row.id, LogRecord(
         run, row.node, row.position, row.time, row.level, row.logger, row.message
     )
+
+
+def read_partitions(found: Iterable[Any]) -> list[PartitionRecord]:
+    """The records of rows of ``origins`` with their runs' ids, in the order of first rows."""
+    inputs: dict[tuple[str, str], list[Any]] = {}
+    made: dict[tuple[str, str], tuple[int, str]] = {}
+    for row in found:
+        key = row.id, row.path
+        made.setdefault(key, (row.node, row.code))
+        own = inputs.setdefault(key, [])
+        if row.url:
+            own.append((row.url, row.stamp))
+    return [
+        PartitionRecord(UUID(run), node, path, code, tuple(inputs[run, path]))
+        for (run, path), (node, code) in made.items()
+    ]
 
 
 def read_request(run: UUID, row: Any) -> Request:

@@ -12,7 +12,7 @@ from ..core.errors import HistoryError
 from .databases import Database
 from .tables import metadata
 
-VERSIONS = ("0001", "0002")
+VERSIONS = ("0001", "0002", "0003")
 """All versions of the tables, oldest first."""
 
 VERSION_TABLE = "headrace_version"

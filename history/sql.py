@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +21,14 @@ from ..core.interfaces import (
     ItemRecord,
     LogRecord,
     NodeRecord,
+    PartitionRecord,
     Request,
     RunRecord,
     StateRecord,
 )
 from . import addresses, inserts, queries, rows, schema
 from .databases import Database
+from .rows import stored_url
 from .tables import OF_A_RUN, requests, runs, states
 from .writer import Writer
 
@@ -235,6 +237,17 @@ class SqlHistory(History):
         """Attempts that have something to tell, by node, position and time of writing."""
         with self._database.read() as connection:
             return queries.list_items(connection, run, node, state, position, limit)
+
+    def partitions(self, run: UUID, node: int | None = None) -> list[PartitionRecord]:
+        """Partitions by node and path, those that were dropped, too."""
+        with self._database.read() as connection:
+            return queries.list_partitions(connection, run, node)
+
+    def made_from(self, urls: Collection[str]) -> list[PartitionRecord]:
+        """Partitions of the workspace's runs that were made of one of these."""
+        known = list(map(stored_url, urls))
+        with self._database.read() as connection:
+            return queries.list_made_from(connection, self._workspace, known)
 
     def logs(
         self,

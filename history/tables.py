@@ -201,6 +201,20 @@ items = Table(
 )
 """One row per attempt of an item that has something to tell."""
 
+origins = Table(
+    "origins",
+    metadata,
+    _workspace(),
+    Column("run", BigInteger, primary_key=True, autoincrement=False),
+    Column("path", Text, primary_key=True),
+    Column("url", Text, primary_key=True),
+    Column("node", BigInteger, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("stamp", Text, nullable=False),
+    Index("origins_url", "workspace", "url"),
+)
+"""One row per partition and what it was made of; with an empty ``url`` where that is nothing."""
+
 logs = Table(
     "logs",
     metadata,
@@ -231,5 +245,5 @@ requests = Table(
 )
 """Commands to drivers. Ids are never given twice: drivers ask for what is above the last they saw."""
 
-OF_A_RUN: tuple[Table, ...] = (drivers, states, nodes, batches, items, logs, requests)
+OF_A_RUN: tuple[Table, ...] = (drivers, states, nodes, batches, items, origins, logs, requests)
 """Every table with a ``run`` column."""

@@ -354,13 +354,16 @@ class Dataset(Operations, Shown):
         max_rows_per_file, max_bytes_per_file
             By default 128 MB each, as the rows are in memory.
         removed
-            With ``mode="update"``: ``"keep"`` leaves rows there whose files, as the lineage tells,
-            are among those of no other rows any more; ``"drop"`` does not.
+            With ``mode="update"``: ``"drop"`` removes the rows of input files that the dataset is made of
+            no more; ``"keep"`` leaves rows there that were made of such files only, as the lineage tells.
 
         Raises
         ------
         AlreadyExistsError
             With ``mode="error"``; with ``mode="update"``, where the folder was written otherwise.
+        ConfigurationError
+            With ``removed="keep"``, where the files of some rows are not known, or rows that are to stay
+            were written together with rows that are not.
         StorageError
         """
         from .writing import write_dataset

@@ -41,7 +41,7 @@ from .partitions import (
     part_path,
     quarantine_path,
 )
-from .receipts import receipt_from
+from .receipts import receipt_from, with_lineage
 from .rowforms import freeze_rows, is_row
 from .tables import freeze_table
 
@@ -331,7 +331,8 @@ class ArrowEncoder:
             part, inline = self._put(draft)
         self._number += 1
         common = self._header
-        return receipt_from(common.node, common.batch, common.attempt, part, draft.items, inline)
+        receipt = receipt_from(common.node, common.batch, common.attempt, part, draft.items, inline)
+        return with_lineage(receipt, self._made.lineage(draft.items.positions))
 
     def _listed(self, path: str, data: bytes) -> str:
         self._objects.write(path, data)

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.errors import NotFoundError
-from ..core.interfaces import Origin
+from ..core.interfaces import LISTED, Origin
 from ..core.settings import get_settings
 from ..core.shown import Shown
 from .itemtables import HEADER_KEY
 from .locations import parse_location
 from .nodedata import PartPiece
 from .opening import root_path
-from .origins import LINEAGE_KEY, LISTED
+from .origins import LINEAGE_KEY
 from .pieces import Piece, origins_of
 from .retrying import retrying
 from .scanning import FilePiece

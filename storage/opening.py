@@ -184,11 +184,27 @@ def _piece(
     source: Source, name: str, info: Mapping[str, Any], format: str, constants: Constants
 ) -> FilePiece:
     modified = modified_time(info)
-    stamp = info.get("ETag") or info.get("etag") or f"{modified:.6f}"
+    if source.local:
+        modified, stamp = _local_times(name, info)
+    else:
+        stamp = str(info.get("ETag") or info.get("etag") or f"{modified:.6f}").strip('"')
     rows = 1 if format == "files" else None
     size = int(info.get("size") or 0)
-    piece = FilePiece(source, name, format, size, str(stamp).strip('"'), modified, rows=rows)
+    piece = FilePiece(source, name, format, size, stamp, modified, rows=rows)
     return replace(piece, constants=constants) if format not in ("text", "files") else piece
+
+
+def _local_times(name: str, info: Mapping[str, Any]) -> tuple[float, str]:
+    """Modification time of a local file, and what changes with the file.
+
+    Who replaces a file may give it the old one's time of modification (``cp -p``, ``rsync -t``), but not
+    its time of change (of creation, where that is what the platform tells). fsspec tells a link's own.
+    """
+    modified, changed = float(info["mtime"]), float(info["created"])
+    if info["islink"]:
+        status = os.stat(name)
+        modified, changed = status.st_mtime, status.st_ctime
+    return modified, f"{modified:.6f}-{changed:.6f}"
 
 
 def _constants(manifest: Mapping[str, Any], folder: str) -> dict[str, Constants]:

@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ..core.context import TASK_RUN
-from ..core.interfaces import Inputs, Origin
+from ..core.interfaces import LISTED, Inputs, Origin
 
 Put: TypeAlias = Callable[[str, bytes], str]
 """Writes an object of the run; gives its URL."""
 
 LINEAGE_KEY = b"headrace.lineage"
 """Of the schema's metadata in files that `Dataset.write` has written."""
-LISTED = "listed"
-"""In place of a stamp: the object has the list, as JSON."""
 _MOST = 64
 """Longer lists are objects of their own: they would make each footer long."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 
@@ -25,6 +25,8 @@ from .tables import is_bytes, one_batch
 ARROW = "arrow"
 PARQUET = "parquet"
 ROW_GROUP_ROWS = 128 * 1024
+MOST_GROUP_BYTES = 1 << 30
+"""Of rows that are written at once."""
 MOST_GROUP_ROWS = 1 << 20
 """Rows of a row group that a Parquet writer does not cut."""
 
@@ -110,7 +112,8 @@ class PartitionWriter:
             self._writer.write_table(table)
             return
         self._open_parquet(table)
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        for part in _bounded(table):
+            self._writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
 
     def write_group(self, batch: Any) -> None:
         """Add a record batch as a row group (Parquet) or batch (Arrow) of its own, also an empty one.
@@ -153,6 +156,16 @@ class PartitionWriter:
         if self.format == PARQUET:
             writer.add_key_value_metadata(metadata)
         writer.close()
+
+
+def _bounded(table: Any) -> Iterator[Any]:
+    """A table in parts, such that a page of Parquet has room for all of a part's column (2 GiB)."""
+    half = table.num_rows // 2
+    if table.nbytes <= MOST_GROUP_BYTES or not half:
+        yield table
+        return
+    yield from _bounded(table.slice(0, half))
+    yield from _bounded(table.slice(half))
 
 
 def footer_entries(header: Header, items: ItemTable) -> dict[bytes, bytes]:

@@ -107,7 +107,14 @@ def _receipt(objects: Objects, run_id: str, info: ObjectInfo) -> Receipt | None:
         return None
     part = Part(info.path, kind, header.kind, info.bytes, items.total_rows, checksum)
     receipt = receipt_from(header.node, header.batch, header.attempt, part, items, None)
+    receipt = with_lineage(receipt, header.lineage)
     return replace(receipt, ids=items.ids or b"", key=header.key)
+
+
+def with_lineage(receipt: Receipt, lineage: Mapping[str, Any]) -> Receipt:
+    """A receipt that tells what the partition's header tells of its making."""
+    inputs = tuple((url, stamp) for url, stamp in lineage.get("inputs", ()))
+    return replace(receipt, code=lineage.get("code", ""), inputs=inputs)
 
 
 def receipt_from(

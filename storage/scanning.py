@@ -63,7 +63,7 @@ class FilePiece:
     format: str
     size: int
     stamp: str
-    """ETag, or modification time: changes when the file does."""
+    """ETag, or times of modification and change: changes when the file does."""
     modified: float = 0.0
     groups: tuple[int, ...] | None = None
     rows: int | None = None

@@ -131,7 +131,8 @@ class Target:
             if there:
                 raise AlreadyExistsError(
                     f"{self.location.url} holds files that were not written with mode='update', so it is "
-                    "not known of what they were made: update another folder, or remove this one"
+                    "not known of what they were made: update another folder, or remove this one (what "
+                    "compacts or rewrites an updated folder must write to another one)"
                 )
             return []
         fresh = self._manifest_of([], [])

@@ -33,6 +33,7 @@ RECORDS = {
         interfaces.NodeRecord,
         interfaces.BatchRecord,
         interfaces.ItemRecord,
+        interfaces.PartitionRecord,
         interfaces.LogRecord,
         interfaces.Request,
     )

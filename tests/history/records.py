@@ -10,6 +10,7 @@ from headrace.core.interfaces import (
     ItemRecord,
     LogRecord,
     NodeRecord,
+    PartitionRecord,
     RunRecord,
     StateRecord,
 )
@@ -91,3 +92,7 @@ def a_log(
     run: UUID, message: str = ODD, position: int = -1, node: int = 0, level: int = 20
 ) -> LogRecord:
     return LogRecord(run, node, position, later(9), level, "prepare.clean", message)
+
+
+def a_partition(run: UUID, path: str = "data/00000/a.arrow", *urls: str) -> PartitionRecord:
+    return PartitionRecord(run, 3, path, "c0de", tuple((url, f"stamp of {url}") for url in urls))

@@ -23,6 +23,7 @@ from .records import (
     a_batch,
     a_log,
     a_node,
+    a_partition,
     a_run,
     a_state,
     an_item,
@@ -42,12 +43,14 @@ def test_every_record_comes_back_as_it_went_in(history: SqlHistory) -> None:
     run = record.id
     state, node_state = a_state(run), a_state(run, "Completed", 3)
     node, batch, item, log = a_node(run), a_batch(run), an_item(run), a_log(run)
-    history.append(run, 0, [record, state, node, batch, item, log, node_state], driver="d")
+    part = a_partition(run, "data/00003/a.arrow", "s3://a/☃", "s3://b")
+    history.append(run, 0, [record, state, node, batch, item, part, log, node_state], driver="d")
     assert history.run(run) == record
     assert history.states(run) == [state, node_state]
     assert history.nodes(run) == [node]
     assert history.batches(run) == [batch]
     assert history.items(run) == [item]
+    assert history.partitions(run) == [part]
     assert [found for _, found in history.logs(run)] == [log]
 
 
@@ -371,6 +374,24 @@ def test_batches_are_listed_in_pages_and_by_node(history: SqlHistory, run: UUID)
     history.append(run, 1, batches, driver="first")
     assert history.batches(run, limit=3, offset=4) == batches[4:7]
     assert history.batches(run, 1, limit=2, offset=1) == [batches[3], batches[5]]
+
+
+def test_what_was_made_of_a_file_is_found_in_all_runs(history: SqlHistory, run: UUID) -> None:
+    other = a_run()
+    long = "https://x/" + "y" * 5000
+    both, none = a_partition(run, "data/a", "s3://a", "s3://b"), a_partition(run, "data/none")
+    history.append(run, 1, [both, none, both], driver="first")
+    theirs = [a_partition(other.id, "data/a", "s3://a"), a_partition(other.id, "data/b", long)]
+    history.append(other.id, 0, [other, *theirs], driver="d")
+    assert history.partitions(run) == [both, none]
+    assert history.partitions(run, 4) == []
+    found = history.made_from(["s3://a"])
+    assert found == [theirs[0], replace(both, inputs=both.inputs[:1])]
+    assert [each.path for each in history.made_from([long])] == ["data/b"]
+    many = [f"s3://{number}" for number in range(2000)]
+    assert [each.run for each in history.made_from([*many, "s3://b"])] == [run]
+    history.delete(run)
+    assert history.made_from(["s3://a"]) == theirs[:1]
 
 
 def test_a_run_is_read_while_it_is_written(

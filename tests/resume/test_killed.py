@@ -112,4 +112,5 @@ def test_what_a_killed_driver_s_child_is_about_to_commit_is_awaited(tmp_path: Pa
     driver.stdout.close()
     with settings_override(home=tmp_path / "home"):
         assert headrace.resume(run, executor="threads").result() == [2]
+        assert len(headrace.attach(run).partitions()) == 1, "history knows what nobody told"
     assert starts(counted).total() == 1

@@ -16,6 +16,8 @@ from storage.batches import SPEC, commit, encoder
 from headrace.core.errors import DamagedPartitionError, StorageError, UnstorableError
 from headrace.core.identity import item_id, item_ids
 from headrace.core.interfaces import Manifest, Part, Positions, RefColumn
+from headrace.storage import partitions
+from headrace.storage.itemtables import Header, ItemTable
 from headrace.storage.localfiles import LocalObjects
 from headrace.storage.store import ArrowRunStore, ArrowStore
 
@@ -382,3 +384,18 @@ def test_plain_readers_see_the_data_columns_only(local_run: ArrowRunStore, tmp_p
     assert ds.dataset(path).to_table().to_pydict() == expected
     assert pl.read_parquet(path).to_dict(as_series=False) == expected
     assert cast(Any, duckdb).sql(f"select a, b from '{path}' where a > 3").fetchall() == [(4, "4")]
+
+
+def test_a_large_table_is_written_in_row_groups_that_a_page_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(partitions, "MOST_GROUP_BYTES", 10_000)
+    table = pa.table({"text": ["x" * 20_000, *["y"] * 1000, *["z" * 3000] * 8]})
+    header, start = Header("run", 0, "k-0", 0, 1, "ab", "table", 1), np.zeros(1, np.int64)
+    items = ItemTable.of(start, start, start, table.num_rows)
+    buffer = partitions.encode_partition(table, header, items, "parquet", compress=True)
+    reader = partitions.PartitionReader(buffer, "parquet", "here")
+    assert reader.read().equals(table)
+    sizes = [reader.group(number).nbytes for number in range(reader.groups)]
+    assert len(sizes) > 5
+    assert sum(size > 10_000 for size in sizes) == 1, "of one row that is larger"

@@ -154,3 +154,64 @@ def test_partitions_that_are_opened_as_files_know_it_too(raw: Dataset, tmp_path:
 def test_a_dataset_that_is_written_outside_of_a_flow_knows_it(raw: Dataset, tmp_path: Path):
     written = raw.write(tmp_path / "out", "arrow")
     assert written.lineage().sources == raw.files
+
+
+def names(parts: list[Any]) -> set[tuple[str, str]]:
+    """Runs and nodes of partitions."""
+    keys = {run: headrace.attach(run).nodes() for run in {part.run for part in parts}}
+    return {
+        (headrace.attach(part.run).record().flow, node.key)
+        for part in parts
+        for node in keys[part.run]
+        if node.node == part.node
+    }
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_history_tells_what_was_made_of_a_file(raw: Dataset, executor: str):
+    @flow(executor=executor)
+    def first() -> Dataset:
+        return clean.map(raw.partitions(files=2)).dataset()
+
+    @flow(executor=executor)
+    def second(rows: Dataset) -> int:
+        plain = total.map([pa.table({"n": [1]})])
+        return sum(total.map(rows.partitions(files=1)).result()) + plain.result()[0]
+
+    one = first.start()
+    made = one.result()
+    other = second.start(made)
+    other.wait()
+    assert len(one.partitions()) == 2
+    assert [part.inputs for part in one.partitions("clean-0", made_from=raw.files[0])] == [
+        tuple(piece.origin for piece in raw.pieces[:1])
+    ]
+    for file in (raw.files[0], raw.files[3]):
+        told = [*one.partitions(made_from=file), *other.partitions(made_from=file)]
+        assert len(told) == 2
+        assert names(told) == {("first", "clean-0"), ("second", "total-1")}
+        ours = headrace.runs(made_from=file)
+        assert [run.id for run in ours] == [other.id, one.id]
+        assert headrace.runs(made_from=file, flow="first") == ours[1:]
+    (made_of_last,) = one.partitions(made_from=raw.files[3])
+    assert [f"{one.info.store.url}/{one.id}/{made_of_last.path}"] == made.files[1:]
+    codes = {step.code for step in made.lineage().steps.values() if step.state == "made"}
+    assert {made_of_last.code} == codes
+    assert other.partitions("total-0")[0].inputs == ()
+
+
+def test_history_finds_a_file_in_a_list_of_inputs_and_after_its_rows_were_dropped(tmp_path: Path):
+    table = pa.table({"n": [1]})
+    for number in range(70):
+        pq.write_table(table, tmp_path / f"{number:02d}.parquet")
+
+    @flow(executor="threads", intermediates="drop")
+    def many() -> int:
+        cleaned = clean.map(headrace.open_dataset(tmp_path).partitions())
+        return stream.map(cleaned).dataset().num_rows
+
+    run = many.start()
+    run.wait()
+    told = run.partitions(made_from=str(tmp_path / "42.parquet"))
+    assert names(told) >= {("many", "stream-0")}
+    assert run.partitions(made_from=str(tmp_path / "70.parquet")) == []

@@ -314,7 +314,9 @@ def test_where_no_row_fits_the_columns_are_those_that_the_task_declares():
 
     none, some, values = run()
     assert (none.num_rows, some.num_rows, values) == (0, 1, [[]])
-    declared = {name: str(kind) for name, kind in zip(none.schema.names, none.schema.types)}
+    declared = {
+        name: str(kind) for name, kind in zip(none.schema.names, none.schema.types, strict=True)
+    }
     assert declared == {
         "title": "string",
         "kinds": "list<item: string>",

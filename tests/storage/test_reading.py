@@ -298,3 +298,25 @@ def test_a_lazy_frame_reads_what_its_query_asks_for(tree: Path):
     assert late.collect(engine="streaming").height == 11
     assert lazy.select(pl.len()).collect().item() == lazy.collect().height == 120
     assert lazy.head(35).collect()["n"].to_list() == list(range(35))
+
+
+def test_a_file_in_place_of_one_of_the_same_size_and_time_is_another(tmp_path: Path):
+    file, other, link = tmp_path / "in" / "a.txt", tmp_path / "b.txt", tmp_path / "in" / "link.txt"
+    file.parent.mkdir()
+    other.write_text("old\n")
+    file.write_text("old\n")
+    link.symlink_to(other)
+
+    def fingerprints() -> list[str]:
+        return [piece.fingerprint for piece in open_dataset(file.parent).pieces]
+
+    before = fingerprints()
+    assert fingerprints() == before
+    for path in (file, other):
+        times = path.stat()
+        fresh = path.with_suffix(".new")
+        fresh.write_text("new\n")
+        os.utime(fresh, ns=(times.st_atime_ns, times.st_mtime_ns))
+        fresh.replace(path)
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (4, times.st_mtime_ns)
+    assert not set(fingerprints()) & set(before)

@@ -1,0 +1,176 @@
+"""An S3 store over HTTP: many small objects listed and packed; fsspec's implementations beside each other.
+
+    python benchmarks/remote.py --objects 100000
+    python benchmarks/remote.py --objects 0 --rounds 5
+
+The server is Ceph's radosgw, as the tests start it (Debian packages; as root). obstore takes part where
+it is installed.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import report
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+FOLDERS = 100
+SMALL = 300
+LARGE = 64 << 20
+THREADS = 16
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    parser.add_argument("--objects", type=int, default=100_000, help="small ones; 0: none")
+    parser.add_argument("--rounds", type=int, default=3, help="of the implementations; 0: none")
+    arguments = parser.parse_args()
+    from servers.process import running
+    from servers.s3 import s3_object_store
+
+    report.own_home()
+    report.machine("s3fs", *(["obstore"] if find_spec("obstore") else []))
+    with running("radosgw_server") as facts:
+        server = s3_object_store(facts["endpoint"], facts["key"], facts["secret"])
+        if arguments.objects:
+            many(server.new_bucket(), server.storage_options, facts, arguments.objects)
+        if arguments.rounds:
+            beside(server.new_bucket(), facts, arguments.rounds)
+
+
+def many(url: str, options: Any, facts: Any, objects: int) -> None:
+    """How long a dataset of many small files takes to be there, and to be read."""
+    import headrace
+
+    row = b'{"n": 1, "text": "%s"}\n'
+    line = row % (b"x" * (SMALL - len(row)))
+    names = [f"in/{number % FOLDERS:03d}/{number:06d}.jsonl" for number in range(objects)]
+    put = implementations(facts)[-1][1].pipe_file
+    bucket = url.removeprefix("s3://")
+    with ThreadPoolExecutor(2 * THREADS) as pool:
+        filled = report.timed(lambda: list(pool.map(lambda n: put(f"{bucket}/{n}", line), names)))
+    report.figure("small objects", "put, before", filled, "s", objects=objects)
+    found: list[Any] = []
+
+    def listed() -> None:
+        found.append(headrace.open_dataset(f"{url}/in", storage_options=options))
+
+    def packed() -> None:
+        found.append(found[0].partitions(bytes="4MB"))
+
+    report.figure("small objects", "listed", report.timed(listed), "s", objects=objects)
+    report.figure("small objects", "packed", report.timed(packed), "s", partitions=len(found[1]))
+    some = found[1][0]
+    count = len(some.pieces)
+    took = report.timed(some.to_table)
+    report.figure("small objects", "read of one partition", took, "s", objects=count)
+
+
+def implementations(facts: Any) -> list[tuple[str, Any]]:
+    """File systems of fsspec's kind on one server."""
+    import os
+
+    import s3fs
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import S3FileSystem
+
+    os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "WHEN_REQUIRED"  # radosgw 16 knows no other
+    endpoint, key, secret = facts["endpoint"], facts["key"], facts["secret"]
+    found: list[tuple[str, Any]] = [
+        (
+            "s3fs",
+            s3fs.S3FileSystem(
+                key=key, secret=secret, endpoint_url=endpoint, use_listings_cache=False
+            ),
+        ),
+        (
+            "pyarrow",
+            ArrowFSWrapper(
+                S3FileSystem(
+                    access_key=key,
+                    secret_key=secret,
+                    endpoint_override=endpoint,
+                    region="us-east-1",
+                    allow_delayed_open=True,
+                )
+            ),
+        ),
+    ]
+    if find_spec("obstore"):
+        from obstore.fsspec import FsspecStore
+
+        told: Any = {
+            "access_key_id": key,
+            "secret_access_key": secret,
+            "endpoint": endpoint,
+            "region": "us-east-1",
+        }
+        store: Any = FsspecStore("s3", client_options={"allow_http": True}, **told)
+        found.append(("obstore", store))
+    return found
+
+
+def beside(url: str, facts: Any, rounds: int) -> None:
+    """What headrace asks of a store, of each implementation in turn."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
+    from pyarrow import fs
+
+    from headrace.storage.scanhandler import UncachedHandler
+
+    bucket = url.removeprefix("s3://")
+    systems = dict(implementations(facts))
+    draw = np.random.default_rng(1)
+    large = draw.bytes(LARGE)
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table({f"c{k}": draw.random(250_000) for k in range(8)}), sink, row_group_size=50_000
+    )
+    for number in range(8):
+        systems["s3fs"].pipe_file(f"{bucket}/scan/{number}.parquet", sink.getvalue())
+    for number in range(1000):
+        systems["s3fs"].pipe_file(f"{bucket}/small/{number}", large[:2000])
+    systems["s3fs"].pipe_file(f"{bucket}/large", large)
+    small = [f"{bucket}/small/{number}" for number in range(1000)]
+
+    def scan(system: Any, columns: list[str] | None) -> None:
+        handler: Any = UncachedHandler
+        files = [f"{bucket}/scan/{number}.parquet" for number in range(8)]
+        ds.dataset(files, filesystem=fs.PyFileSystem(handler(system)), format="parquet").to_table(
+            columns=columns
+        )
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        work: dict[str, Callable[[Any], object]] = {
+            "list 1,000": lambda system: system.find(f"{bucket}/small", detail=True),
+            "put 200 small, one by one": lambda system: [
+                system.pipe_file(f"{bucket}/out/{number}", large[:2000]) for number in range(200)
+            ],
+            "get 1,000 small, 16 at a time": lambda system: list(pool.map(system.cat_file, small)),
+            "put 64 MiB": lambda system: system.pipe_file(f"{bucket}/out/large", large),
+            "get 64 MiB": lambda system: system.cat_file(f"{bucket}/large"),
+            "scan 128 MB of Parquet": lambda system: scan(system, None),
+            "scan one column of eight": lambda system: scan(system, ["c3"]),
+        }
+        for name, do in work.items():
+            cases: dict[str, Callable[[], object]] = {
+                which: (lambda do=do, system=system: do(system))
+                for which, system in systems.items()
+            }
+            taken = report.interleaved(cases, rounds)
+            best = {which: sorted(each.wall)[len(each.wall) // 2] for which, each in taken.items()}
+            for which, seconds in best.items():
+                cores = sorted(taken[which].cores)[rounds // 2]
+                report.figure(name, "wall", seconds, "s", of=which, cores=round(cores, 3))
+
+
+if __name__ == "__main__":
+    main()
