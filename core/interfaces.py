@@ -1059,8 +1059,8 @@ class History(Protocol):
 
     Thread rule: all methods from any thread. A record with the key of an earlier one replaces it
     (runs by id, nodes by run and number, batches by run and number), but a run's heartbeat never
-    goes back, and of a partition the first one stays. States, items and logs are added. Times are aware; they come back in UTC. Lists of a
-    run that history does not know are empty.
+    goes back, and of a partition the first record stays. States, items and logs are added. Times are
+    aware; they come back in UTC. Lists of a run that history does not know are empty.
     """
 
     @property

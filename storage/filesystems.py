@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from ..core.errors import ConfigurationError, MissingExtraError
@@ -53,7 +55,33 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
         raise ConfigurationError(
             f"storage options ({names}) do not fit {location.url}: {error}"
         ) from error
+    if type(filesystem).__module__ == "s3fs.core" and filesystem.session is None:
+        filesystem.session = _session(filesystem.kwargs)
     return filesystem
+
+
+def _session(options: Mapping[str, Any]) -> Any:
+    """The session that s3fs would make, but for how it reads times.
+
+    botocore tries every way in which people write times, on each key of a listing: three fourths of
+    what a listing takes.
+    """
+    from aiobotocore.session import AioSession
+
+    session = AioSession(**options)
+    factory = session.get_component("response_parser_factory")
+    factory.set_parser_defaults(timestamp_parser=time_of)
+    return session
+
+
+def time_of(text: Any) -> datetime:
+    """A time in a server's answer: as listings have it, or in any way that botocore knows."""
+    if isinstance(text, str) and text.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
+    from botocore.utils import parse_timestamp
+
+    return parse_timestamp(text)
 
 
 def _google(options: dict[str, Any]) -> Any:

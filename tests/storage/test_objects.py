@@ -5,9 +5,12 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.utils import parse_timestamp
 from racing import race
+from servers.object_store import ObjectStore
 
 from headrace.core.errors import (
     AlreadyExistsError,
@@ -17,7 +20,9 @@ from headrace.core.errors import (
     StorageError,
 )
 from headrace.storage import filesystems
+from headrace.storage.filesystems import open_filesystem, time_of
 from headrace.storage.localfiles import LocalObjects
+from headrace.storage.locations import parse_location
 from headrace.storage.store import ArrowRunStore, ArrowStore
 
 RACERS = 3
@@ -250,3 +255,28 @@ def test_commits_are_synced_where_that_is_asked_for(
     assert {f"{root}/data", f"{root}/journal", root, f"{tmp_path}/store"} <= set(synced)
     assert sum("/.tmp-" in name for name in synced) == 2
     assert str(spool) in synced
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-22T21:44:29.120Z",
+        "2026-11-22T21:44:29Z",
+        "Sun, 22 Nov 2026 21:44:29 GMT",
+        1763847869,
+        "22 Nov 2026 Z",
+    ],
+)
+def test_times_of_a_listing_are_read_as_botocore_reads_them(text: Any):
+    assert time_of(text) == parse_timestamp(text)
+
+
+def test_s3fs_reads_times_so(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    slow: list[Any] = []
+    monkeypatch.setattr("botocore.parsers.DEFAULT_TIMESTAMP_PARSER", slow.append)
+    url = s3_server.new_bucket()
+    files = open_filesystem(parse_location(url), {**s3_server.storage_options})
+    files.pipe_file(f"{url}/a", b"x")
+    (found,) = files.ls(url, detail=True)
+    assert found["LastModified"].tzinfo is not None
+    assert not slow
