@@ -264,7 +264,7 @@ def test_commits_are_synced_where_that_is_asked_for(
         "2026-11-22T21:44:29Z",
         "Sun, 22 Nov 2026 21:44:29 GMT",
         1763847869,
-        "22 Nov 2026 Z",
+        "2026-11-22 21:44:29 Z",
     ],
 )
 def test_times_of_a_listing_are_read_as_botocore_reads_them(text: Any):
