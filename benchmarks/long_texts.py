@@ -45,7 +45,8 @@ def texts(values: int, kind: str) -> Any:
         places: Any = pa.array(np.arange(count + 1, dtype="i8" if large else "i4") * width)
         array: Any = pa.LargeStringArray if large else pa.StringArray
         chunks.append(array.from_buffers(count, places.buffers()[1], data))
-    return pa.table({"n": range(values), "text": pa.chunked_array(chunks)})
+    columns: Any = {"n": range(values), "text": pa.chunked_array(chunks)}
+    return pa.table(columns)
 
 
 def file(table: Any, format: str) -> None:

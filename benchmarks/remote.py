@@ -10,9 +10,11 @@ it is installed.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,8 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=100_000, help="small ones; 0: none")
     parser.add_argument("--rounds", type=int, default=3, help="of the implementations; 0: none")
     arguments = parser.parse_args()
-    from servers.process import running
-    from servers.s3 import s3_object_store
+    running: Any = import_module("servers.process").running
+    s3_object_store: Any = import_module("servers.s3").s3_object_store
 
     report.own_home()
     report.machine("s3fs", *(["obstore"] if find_spec("obstore") else []))
@@ -80,14 +82,13 @@ def many(url: str, options: Any, facts: Any, objects: int) -> None:
 
 def implementations(facts: Any) -> list[tuple[str, Any]]:
     """File systems of fsspec's kind on one server."""
-    import os
-
     import s3fs
     from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import S3FileSystem
+    from pyarrow import fs
 
     os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "WHEN_REQUIRED"  # radosgw 16 knows no other
     endpoint, key, secret = facts["endpoint"], facts["key"], facts["secret"]
+    arrow: Any = fs.S3FileSystem
     found: list[tuple[str, Any]] = [
         (
             "s3fs",
@@ -98,7 +99,7 @@ def implementations(facts: Any) -> list[tuple[str, Any]]:
         (
             "pyarrow",
             ArrowFSWrapper(
-                S3FileSystem(
+                arrow(
                     access_key=key,
                     secret_key=secret,
                     endpoint_override=endpoint,
@@ -109,15 +110,15 @@ def implementations(facts: Any) -> list[tuple[str, Any]]:
         ),
     ]
     if find_spec("obstore"):
-        from obstore.fsspec import FsspecStore
-
         told: Any = {
             "access_key_id": key,
             "secret_access_key": secret,
             "endpoint": endpoint,
             "region": "us-east-1",
         }
-        store: Any = FsspecStore("s3", client_options={"allow_http": True}, **told)
+        store: Any = import_module("obstore.fsspec").FsspecStore(
+            "s3", client_options={"allow_http": True}, **told
+        )
         found.append(("obstore", store))
     return found
 
@@ -137,9 +138,8 @@ def beside(url: str, facts: Any, rounds: int) -> None:
     draw = np.random.default_rng(1)
     large = draw.bytes(LARGE)
     sink = io.BytesIO()
-    pq.write_table(
-        pa.table({f"c{k}": draw.random(250_000) for k in range(8)}), sink, row_group_size=50_000
-    )
+    columns: Any = {f"c{k}": draw.random(250_000) for k in range(8)}
+    pq.write_table(pa.table(columns), sink, row_group_size=50_000)
     for number in range(8):
         systems["s3fs"].pipe_file(f"{bucket}/scan/{number}.parquet", sink.getvalue())
     for number in range(1000):
