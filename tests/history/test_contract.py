@@ -409,6 +409,7 @@ def test_lists_of_an_unknown_run_are_empty(history: SqlHistory) -> None:
     assert history.nodes(run) == []
     assert history.batches(run) == []
     assert history.items(run) == []
+    assert history.partitions(run) == []
     assert history.logs(run) == []
     assert history.requests(run) == []
 
@@ -420,7 +421,7 @@ def test_deleting_a_run_leaves_nothing_of_it_and_all_of_the_others(
     for one in (run, kept.id):
         events = [
             a_run(one) if one == run else kept,
-            a_state(one), a_node(one), a_batch(one), an_item(one), a_log(one),
+            a_state(one), a_node(one), a_batch(one), an_item(one), a_partition(one, "a", "b"), a_log(one),
         ]  # fmt: skip
         history.append(one, 1, events, driver="first")
         history.ask(one, "cancel")
