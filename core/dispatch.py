@@ -194,12 +194,9 @@ class Dispatcher:
         """A column with the exceptions of failed upstream items in their places."""
         if isinstance(column, RefColumn):
             return pruned(column)
-        if UpstreamFailure not in set(map(type, column)):
+        if not column or type(column[0]) is not UpstreamFailure:  # all are, or none is
             return column
-        return [
-            exception_of(value.node, value.position) if type(value) is UpstreamFailure else value
-            for value in column
-        ]
+        return [exception_of(value.node, value.position) for value in column]
 
     def _stage(self, node: Node, attempt: int, committed: bool) -> Stage:
         prepared = self.prepared[node]

@@ -53,7 +53,8 @@ FINAL = range(ItemState.COMPLETED, ItemState.SKIPPED + 1)
 GOOD = (ItemState.COMPLETED, ItemState.CACHED)
 BAD = range(ItemState.FAILED, ItemState.SKIPPED + 1)
 
-_P, _R, _W, _C, _H, _F, _T, _X, _K, _S = ItemState
+_STATES = tuple(ItemState)
+_P, _R, _W, _C, _H, _F, _T, _X, _K, _S = _STATES
 TRANSITIONS: dict[ItemState, tuple[ItemState, ...]] = {
     _P: (_R, _W, _C, _H, _K, _S),
     _R: (_P, _W, _C, _F, _T, _X, _K, _S),
@@ -104,7 +105,7 @@ class ItemTable:
 
     def state(self, position: int) -> ItemState:
         """State of one item."""
-        return ItemState(int(self._states[position]))
+        return _STATES[self._states[position]]
 
     def final(self, position: int) -> bool:
         """Has the item ended?"""
@@ -143,21 +144,19 @@ class ItemTable:
             self.counts[to] += 1
             return
         old = self._states[start:stop]
-        before = np.bincount(old, minlength=len(ItemState))
-        for state in np.flatnonzero(before).tolist():
+        for state, count in _counted(old).items():
             if state != to and not _ALLOWED[state, to]:
                 raise _unknown(start + int(np.flatnonzero(old == state)[0]), state, to)
-            self.counts[state] -= int(before[state])
+            self.counts[state] -= count
         self._states[start:stop] = to
         self.counts[to] += stop - start
 
     def _move_many(self, where: npt.NDArray[np.int64], to: ItemState) -> None:
         old = self._states[where]
-        before = np.bincount(old, minlength=len(ItemState))
-        for state in np.flatnonzero(before).tolist():
+        for state, count in _counted(old).items():
             if state != to and not _ALLOWED[state, to]:
                 raise _unknown(int(where[np.flatnonzero(old == state)[0]]), state, to)
-            self.counts[state] -= int(before[state])
+            self.counts[state] -= count
         self._states[where] = to
         self.counts[to] += len(where)
 
@@ -170,11 +169,12 @@ class ItemTable:
             return positions if len(hits) == len(where) else Positions(tuple(runs_of(hits)))
         found: list[tuple[int, int]] = []
         for start, stop in positions.runs:
-            hits = wanted[self._states[start:stop]].nonzero()[0] + start
-            if len(hits) == stop - start:
-                found.append((start, stop))
-            else:
-                found.extend(runs_of(hits))
+            held = self._states[start:stop]
+            state = _only(held)
+            if state is None:
+                found.extend(runs_of(wanted[held].nonzero()[0] + start))
+            elif wanted[state]:
+                found.append((start, start + len(held)))
         return Positions(tuple(found))
 
     def complete(self, receipt: Receipt) -> Positions:
@@ -342,6 +342,19 @@ class Tally:
     def clear(self) -> None:
         """Forget all numbers."""
         self._numbers = None
+
+
+def _only(states: npt.NDArray[np.uint8]) -> int | None:
+    """The state that all items are in, which is the common case and found fast; None: in several."""
+    return int(states[0]) if len(states) and (states == states[0]).all() else None
+
+
+def _counted(states: npt.NDArray[np.uint8]) -> dict[int, int]:
+    """How many items are in each state, of those that occur."""
+    if (state := _only(states)) is not None:
+        return {state: len(states)}
+    counts = np.bincount(states, minlength=len(ItemState))
+    return {state: int(counts[state]) for state in np.flatnonzero(counts).tolist()}
 
 
 @cache
