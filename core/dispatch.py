@@ -155,8 +155,6 @@ class Dispatcher:
             flush_bytes=settings.flush_bytes,
             grace_seconds=settings.grace_seconds,
             threads=max(1, int(node.options.resources.cpus * pool.capabilities.threads_per_cpu)),
-            item_seconds=node.sizer.per_item or 0.0,
-            lead_seconds=pool.capabilities.lead_seconds,
         )
 
     @staticmethod

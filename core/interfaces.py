@@ -181,10 +181,6 @@ class Batch:
     grace_seconds: float = 5.0
     threads: int = 1
     """Threads that each child's numeric libraries may use."""
-    item_seconds: float = 0.0
-    """What an item is expected to take; 0: nobody knows."""
-    lead_seconds: float = 0.0
-    """So long before its end it tells of it (`Report.ending`); 0: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,8 +419,6 @@ class Report:
     """Most resident bytes of its own since then; with ``end``, 0 if not known. Of a child that died: in
     all its life, mapped files included, as the system tells it."""
     end: End | None = None
-    ending: bool = False
-    """It ends in `Batch.lead_seconds` or less if its last items take as long as those before. Told once."""
 
 
 Sink: TypeAlias = Callable[[Report], None]
@@ -469,8 +463,6 @@ class Capabilities:
     """The engine below may run a batch twice: batches must claim."""
     threads_per_cpu: float = 1.0
     """Threads that a batch's numeric libraries may use for each cpu that it asked for."""
-    lead_seconds: float = 0.0
-    """So long before its end a batch shall tell of it, so that the next one comes in time; 0: not at all."""
     prefetch: int = 1
     """Batches to keep queued per slot beyond the one that runs, so that no slot waits."""
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import compress, repeat
-from math import inf
 from operator import is_not, length_hint
 from typing import Any, NamedTuple, TypeAlias
 
@@ -59,8 +58,6 @@ from .stages import SCALARS, LoadedStage, load_stage, materialised
 from .tracebacks import Interner, failure_of
 
 _POLL_SECONDS = 0.05
-_BRIEF_SECONDS = 0.001
-"""The clerk does not look more often."""
 
 _NOTHING = object()
 _NO_TYPES: frozenset[type] = frozenset()
@@ -574,20 +571,6 @@ class _Body:
             times = start + self.epoch, end + self.epoch
             encoder.add_plain(self.places[chosen], values, kinds, *times)
 
-    def left(self) -> float:
-        """Seconds until its end, if the items that have not ended take as long as those that have.
-
-        inf: nobody knows. Before the first one has ended only what is short is taken for known.
-        """
-        ended = self.started - 1
-        if self.stages[0].spec.is_async:
-            return inf
-        if ended > 0:
-            each = (time.monotonic_ns() - self.begun[0]) / 1e9 / ended
-            return each * (self.limit - ended)
-        expected = self.batch.item_seconds * self.limit
-        return expected if 0 < expected <= self.batch.lead_seconds else inf
-
     def recall(self) -> None:
         """Called by the clerk: start no further item; what will not start is handed back.
 
@@ -679,24 +662,17 @@ class _Clerk(threading.Thread):
 
     def run(self) -> None:
         body, batch = self.body, self.body.batch
-        flushed, told = time.monotonic(), not batch.lead_seconds
-        while not self.ending.wait(_POLL_SECONDS if told else self.patience()):
+        flushed = time.monotonic()
+        while not self.ending.wait(_POLL_SECONDS):
             if body.marks[Mark.CONTROL] == 1:
                 body.recall()
             now = time.monotonic()
             due = now - flushed >= batch.flush_seconds or body.pending_bytes() >= batch.flush_bytes
-            ending = not told and body.left() <= batch.lead_seconds
-            told = told or ending
             if due:
-                body.sink(replace(body.committed(), ending=ending))
+                body.sink(body.committed())
                 flushed = time.monotonic()
-            elif not body.announced or body.returned.runs or ending:
-                body.sink(replace(body.report(), ending=ending))
-
-    def patience(self) -> float:
-        """Seconds until there is something to see to."""
-        left = self.body.left() - self.body.batch.lead_seconds
-        return min(max(left, _BRIEF_SECONDS), _POLL_SECONDS)
+            elif not body.announced or body.returned.runs:
+                body.sink(body.report())
 
 
 def _call_with(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -138,24 +138,3 @@ class Ledger:
         self._places += sign
         for name, amount in asked.items():
             self._used[name] = self._used.get(name, 0.0) + sign * amount
-
-
-class Place:
-    """What was taken of a ledger, until all that share it have left: batches, one after another.
-
-    Not thread-safe: the ledger's owner has a lock.
-    """
-
-    def __init__(self, ledger: Ledger, need: Resources) -> None:
-        self._ledger, self._need, self._sharers = ledger, need, 1
-
-    def join(self) -> Place:
-        """One more shares it."""
-        self._sharers += 1
-        return self
-
-    def leave(self) -> None:
-        """One shares it no more."""
-        self._sharers -= 1
-        if not self._sharers:
-            self._ledger.give(self._need)

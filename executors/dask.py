@@ -11,7 +11,6 @@ from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
 from ..core.interfaces import Capabilities
 from ..core.shown import Shown
 from .capacity import cores, memory
-from .host import LEAD_SECONDS
 from .pool import QueuePool
 from .reach import probe
 from .wire import versions
@@ -104,8 +103,7 @@ class DaskExecutor(Shown):
         except BaseException:
             ending.close()
             raise
-        abilities = Capabilities(lead_seconds=LEAD_SECONDS)
-        pool = QueuePool(self.name, runner.capacity, runner, abilities, runner.fits)
+        pool = QueuePool(self.name, runner.capacity, runner, Capabilities(), runner.fits)
         runner.on_change(pool.refresh)
         return pool
 

@@ -26,7 +26,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from ..core.errors import ExecutorError
 from ..core.interfaces import ORPHAN_SECONDS, Batch, Control, Isolation, Report
-from .host import Host, Key
+from .host import Host
 from .launch import Launch, here
 from .supervisor import refused
 from .wire import Setup, Versions, versions
@@ -62,7 +62,7 @@ class Depot:
         self._leases: dict[str, contextvars.Context] = {}
         self._given_up = threading.Event()
         self._polled = time.monotonic()
-        self._seen: set[Key] = set()
+        self._seen: set[tuple[str, int]] = set()
         self.closed = False
         self._watch = asyncio.ensure_future(self._look())
 
@@ -105,10 +105,10 @@ class Depot:
     def take(self, kind: str, *rest: Any) -> None:
         """Obey a command; returns at once."""
         if kind == "batch":
-            run_id, number, *order = rest
+            run_id, number, payload = rest
             if (run_id, number) not in self._seen:  # the command may have been sent twice
                 self._seen.add((run_id, number))
-                self._start(self._run, run_id, number, *order)
+                self._start(self._run, run_id, number, payload)
         elif kind == "control":
             run_id, number, request, grace = rest
             self._host.control(run_id, number, Control(request), grace)
@@ -123,7 +123,7 @@ class Depot:
             target=function, args=arguments, name="headrace-depot", daemon=True
         ).start()
 
-    def _run(self, run_id: str, number: int, payload: bytes, behind: Key | None) -> None:
+    def _run(self, run_id: str, number: int, payload: bytes) -> None:
         try:
             batch: Batch = pickle.loads(payload)
         except Exception as error:  # noqa: BLE001 - whatever a store's unpickling raises
@@ -132,10 +132,9 @@ class Depot:
             return
         leases = list(self._leases.values())
         if batch.isolation is Isolation.NONE and leases:
-            context = leases[0].copy()  # Dask's own API works inside
-            context.run(self._host.run, batch, self.say, behind)
+            leases[0].copy().run(self._host.run, batch, self.say)  # Dask's own API works inside
         else:
-            self._host.run(batch, self.say, behind)
+            self._host.run(batch, self.say)
 
     # ------------------------------------------------------------------------------------ leases
 

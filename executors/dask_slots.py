@@ -18,9 +18,8 @@ from distributed import Client
 from ..core.errors import HeadraceError, VersionMismatchError
 from ..core.interfaces import Batch, Control, End, Outcome, Report, Resources, Sink
 from . import dask_depot
-from .capacity import Capacity, Place
+from .capacity import Capacity
 from .dask_workers import Flight, Worker
-from .host import Key
 from .launch import here
 from .supervisor import refused
 from .wire import Versions, differences, misfit
@@ -51,7 +50,7 @@ class DaskRunner:
         self._setup = here()
         self._lock = threading.Condition()
         self._workers: dict[str, Worker] = {}
-        self._asked: dict[Key, tuple[Control, float]] = {}
+        self._asked: dict[tuple[str, int], tuple[Control, float]] = {}
         self._error: HeadraceError | None = None
         self._used = time.monotonic()
         self._waiting = 0
@@ -106,15 +105,15 @@ class DaskRunner:
 
     # --------------------------------------------------------------------------------- running
 
-    def run(self, batch: Batch, sink: Sink, behind: Key | None = None) -> None:
+    def run(self, batch: Batch, sink: Sink) -> None:
         """Run a batch to its end on a worker; blocks. Never raises."""
         flight = Flight(batch, sink)
         worker: Worker | None = None
         try:
             payload = pickle.dumps(batch, 5)
-            worker = self._follow(flight, behind) or self._place(flight, batch)
+            worker = self._place(flight, batch)
             if worker is not None:
-                self._order(worker, "batch", *flight.key, payload, behind)
+                self._order(worker, "batch", *flight.key, payload)
                 with self._lock:
                     asked = self._asked.get(flight.key)
                 if asked is not None:
@@ -127,23 +126,12 @@ class DaskRunner:
         with self._lock:
             self._asked.pop(flight.key, None)
             self._used = time.monotonic()
-            if worker is not None and flight.place is not None:
-                flight.place.leave()
+            if worker is not None:
+                worker.ledger.give(batch.resources)
                 worker.flights.pop(flight.key, None)
             self._lock.notify_all()
         assert flight.last is not None
         sink(flight.last)
-
-    def _follow(self, flight: Flight, behind: Key | None) -> Worker | None:
-        """The worker of the batch that it goes behind, while that is there; it shares its place."""
-        with self._lock:
-            for worker in self._workers.values():
-                ahead = worker.flights.get(behind) if behind is not None else None
-                if ahead is not None and ahead.place is not None and not self._closing:
-                    flight.place = ahead.place.join()
-                    worker.flights[flight.key] = flight
-                    return worker
-        return None
 
     def _place(self, flight: Flight, batch: Batch) -> Worker | None:
         """Wait for a worker with room; None when the batch was withdrawn meanwhile."""
@@ -162,7 +150,6 @@ class DaskRunner:
                         return None
                     for worker in self._workers.values():
                         if worker.ledger.take(batch.resources, worker.now()):
-                            flight.place = Place(worker.ledger, batch.resources)
                             worker.flights[flight.key] = flight
                             return worker
                     if self._error is not None and not any(

@@ -6,8 +6,7 @@ import threading
 from typing import Any
 
 from ..core.interfaces import Batch, End, Report, Sink
-from .capacity import Capacity, Ledger, Place
-from .host import Key
+from .capacity import Capacity, Ledger
 
 
 class Flight:
@@ -16,8 +15,6 @@ class Flight:
     def __init__(self, batch: Batch, sink: Sink) -> None:
         self.key = batch.run_id, batch.id
         self.sink = sink
-        self.place: Place | None = None
-        """What it holds of its worker."""
         self.last: Report | None = None
         self.done = threading.Event()
 
@@ -48,7 +45,7 @@ class Worker:
         memory = info.get("memory_limit") or memory
         self.capacity = Capacity(info["nthreads"], gpus, memory, custom)
         self.ledger = Ledger()
-        self.flights: dict[Key, Flight] = {}
+        self.flights: dict[tuple[str, int], Flight] = {}
         self.leases: dict[str, Any] = {}
         self.held: set[str] = set()
         self.orders: list[tuple[Any, ...]] = []

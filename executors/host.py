@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from ..core.interfaces import Batch, Control, End, Isolation, Outcome, Report, Sink
 from .asked import Asked
@@ -13,14 +12,7 @@ from .inprocess import ThreadSlot, Watch
 from .launch import Launch
 from .supervisor import ChildSlot
 
-Key: TypeAlias = tuple[str, int]
-"""Run id and number of a batch."""
-
 _COOPERATE_SECONDS = 5.0
-LEAD_SECONDS = 0.05
-"""So long before a batch's end the next one leaves for a slot that is far away."""
-_BEHIND_SECONDS = 2 * LEAD_SECONDS
-"""For which it waits there at most; then it goes back."""
 _REMEMBERED = 10_000
 """Requests for batches that have not come yet; most of them never will."""
 
@@ -31,21 +23,6 @@ class Slot(Protocol):
     def run(self, batch: Batch, sink: Sink, asked: Asked) -> None: ...
     def control(self, request: Control, grace: float) -> None: ...
     def close(self, grace: float = 2.0) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class _Todo:
-    """A batch that came to a host. Its fields belong to the host's lock."""
-
-    batch: Batch
-    sink: Sink
-    behind: Key | None
-    taken: bool = False
-    """The thread of the batch that it came behind runs it."""
-
-    @property
-    def key(self) -> Key:
-        return self.batch.run_id, self.batch.id
 
 
 class Host:
@@ -71,55 +48,32 @@ class Host:
         self._watch = Watch()
         self._idle: list[ChildSlot] = []
         self._idle_threads: list[ThreadSlot] = []
-        self._running: dict[Key, Slot] = {}
-        self._next: dict[Key, _Todo] = {}
-        """What waits behind batches that run."""
-        self._asked: OrderedDict[Key, Control] = OrderedDict()
+        self._running: dict[tuple[str, int], Slot] = {}
+        self._asked: OrderedDict[tuple[str, int], Control] = OrderedDict()
         self._calls = 0
         self._retired = self._closed = False
 
-    def run(self, batch: Batch, sink: Sink, behind: Key | None = None) -> None:
-        """Run a batch here and now; returns when it has ended.
-
-        Behind another one it begins when that one has ended, in that one's thread, and this one
-        returns. If that takes long, or it is asked for meanwhile, it ends without having begun.
-        """
+    def run(self, batch: Batch, sink: Sink) -> None:
+        """Run a batch here and now; returns when it has ended."""
         with self._lock:
             self._calls += 1
         try:
-            mine = _Todo(batch, sink, behind)
-            todo = None if self._waits(mine) else mine
-            while todo is not None:
-                todo = self._run(todo)
+            self._run(batch, sink)
         finally:
             with self._lock:
                 self._calls -= 1
                 self._lock.notify_all()
 
-    def _waits(self, todo: _Todo) -> bool:
-        """Wait for a while where it came behind another; True when that one's thread has it."""
-        behind = todo.behind
+    def _run(self, batch: Batch, sink: Sink) -> None:
+        key = batch.run_id, batch.id
         with self._lock:
-            if behind is None or behind not in self._running:
-                return False
-            self._next[behind] = todo
-            self._lock.wait_for(
-                lambda: todo.taken or todo.key in self._asked or self._retired, _BEHIND_SECONDS
-            )
-            del self._next[behind]
-            return todo.taken
-
-    def _run(self, todo: _Todo) -> _Todo | None:
-        """Run a batch to its end; gives the one that has waited behind it."""
-        key, batch, sink = todo.key, todo.batch, todo.sink
-        with self._lock:
-            shut = self._retired or self._closed or todo.behind in self._running
-            slot = None if shut else self._pick(batch)
+            slot = None if self._retired or self._closed else self._pick(batch)
             if slot is not None:
                 self._running[key] = slot
         if slot is None:
-            sink(Report(*key, end=self._unbegun(key)))
-            return None
+            killed = End(Outcome.KILLED, "the pool was closed")
+            sink(Report(*key, end=killed if self._closed else End(Outcome.RECALLED)))
+            return
         held: list[Report] = []
 
         def forward(report: Report) -> None:
@@ -143,20 +97,6 @@ class Host:
                 slot.close()
             for report in held:
                 sink(report)
-        with self._lock:
-            following = self._next.get(key)
-            if following is not None:
-                following.taken = True
-                self._lock.notify_all()
-            return following
-
-    def _unbegun(self, key: Key) -> End:
-        """The end of a batch that did not come to its turn."""
-        with self._lock:
-            killed = self._asked.pop(key, None) is Control.KILL
-            if self._closed:
-                return End(Outcome.KILLED, "the pool was closed")
-        return End(Outcome.KILLED if killed else Outcome.RECALLED)
 
     def _pick(self, batch: Batch) -> Slot:
         if self._launch is None or batch.isolation is Isolation.NONE:
@@ -188,12 +128,11 @@ class Host:
                 self._asked[key] = request
             while len(self._asked) > _REMEMBERED:
                 self._asked.popitem(last=False)
-            self._lock.notify_all()
             slot = self._running.get(key)
         if slot is not None:
             slot.control(request, grace)
 
-    def _was_asked(self, key: Key) -> Control | None:
+    def _was_asked(self, key: tuple[str, int]) -> Control | None:
         with self._lock:
             return self._asked.get(key)
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -20,8 +19,8 @@ from ..core.interfaces import (
     Resources,
     Sink,
 )
-from .capacity import Capacity, Ledger, Place, cores
-from .host import Host, Key
+from .capacity import Capacity, Ledger, cores
+from .host import Host
 from .launch import Launch
 
 _JOIN_SECONDS = 2.0
@@ -30,12 +29,8 @@ _JOIN_SECONDS = 2.0
 class Runner(Protocol):
     """Where a pool's batches run. Thread rule: every method from any thread."""
 
-    def run(self, batch: Batch, sink: Sink, behind: Key | None = None) -> None:
-        """Run a batch to its end in the calling thread. Never raises.
-
-        ``behind`` is one that is about to end: it goes to the same slot, and begins when that one
-        has ended. If that takes long, it ends as RECALLED without having begun.
-        """
+    def run(self, batch: Batch, sink: Sink) -> None:
+        """Run a batch to its end in the calling thread. Never raises."""
         ...
 
     def control(self, run_id: str, batch: int, request: Control, grace: float) -> None:
@@ -47,32 +42,8 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """A batch in a pool. Its fields belong to the pool's lock."""
-
-    batch: Batch
-    sink: Sink
-    place: Place | None = None
-    """What it holds of the ledger, once it has left the queue."""
-    ending: bool | None = None
-    """Is it about to end, and nothing waits behind it? None: it has not told."""
-
-    @property
-    def key(self) -> Key:
-        return self.batch.run_id, self.batch.id
-
-    def can_follow(self, other: _Entry) -> bool:
-        """May it have the other's slot?"""
-        a, b = self.batch, other.batch
-        alike = (a.resources, a.isolation, a.threads) == (b.resources, b.isolation, b.threads)
-        return alike and other.ending is True
-
-
 class QueuePool:
     """Batches wait here, in order, until the runner has room for the first of them.
-
-    One that is about to end shares its room with the next, which so waits beside its slot already.
 
     Parameters
     ----------
@@ -101,9 +72,9 @@ class QueuePool:
         self._fits = fits or (lambda need: self._capacity().fits(need, name))
         self._ledger = Ledger()
         self._lock = threading.Lock()
-        self._queue: deque[_Entry] = deque()
-        self._active: dict[Key, _Entry] = {}
-        self._ready: SimpleQueue[tuple[_Entry, Key | None] | None] = SimpleQueue()
+        self._queue: deque[tuple[Batch, Sink]] = deque()
+        self._active: dict[tuple[str, int], tuple[Batch, Sink]] = {}
+        self._ready: SimpleQueue[tuple[Batch, Sink] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._free_threads = 0
         self._closed = False
@@ -120,21 +91,22 @@ class QueuePool:
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"the {self._name} pool is closed")
-            self._queue.append(_Entry(batch, sink))
+            self._queue.append((batch, sink))
             self._dispatch()
 
     def control(
         self, run_id: str, batch: int, request: Control, grace: float | None = None
     ) -> None:
         with self._lock:
-            waiting = [entry for entry in self._queue if entry.key == (run_id, batch)]
+            waiting = [entry for entry in self._queue if entry[0].id == batch]
+            waiting = [entry for entry in waiting if entry[0].run_id == run_id]
             for entry in waiting:
                 self._queue.remove(entry)
-            active = self._active.get((run_id, batch))
-        for entry in waiting:
-            entry.sink(withdrawn(entry.batch, request))
+            active, _ = self._active.get((run_id, batch), (None, None))
+        for queued, sink in waiting:
+            sink(withdrawn(queued, request))
         if active is not None:
-            grace = active.batch.grace_seconds if grace is None else grace
+            grace = active.grace_seconds if grace is None else grace
             self._runner.control(run_id, batch, request, grace)
 
     def work(self, timeout: float) -> bool:
@@ -145,8 +117,8 @@ class QueuePool:
             self._closed = True
             waiting, threads = list(self._queue), self._threads
             self._queue.clear()
-        for entry in waiting:
-            entry.sink(closed(entry.batch))
+        for batch, sink in waiting:
+            sink(closed(batch))
         self._runner.close()
         for _ in threads:
             self._ready.put(None)
@@ -155,10 +127,10 @@ class QueuePool:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:  # code of this process that does not cooperate is left to itself
-            stuck = list(self._active.values())
+            stuck = [(batch, sink) for batch, sink in self._active.values()]
             self._active.clear()
-        for entry in stuck:
-            entry.sink(closed(entry.batch))
+        for batch, sink in stuck:
+            sink(closed(batch))
 
     def refresh(self) -> None:
         """Look again at what there is to run on."""
@@ -174,18 +146,10 @@ class QueuePool:
     # --------------------------------------------------------------------------------- running
 
     def _dispatch(self) -> None:
-        """Start what fits, or may wait behind what is about to end, in order; the lock is held."""
-        while self._queue:
-            entry, ahead = self._queue[0], None
-            need = entry.batch.resources
-            if self._ledger.take(need, self._capacity()):
-                entry.place = Place(self._ledger, need)
-            else:
-                ahead = next(filter(entry.can_follow, self._active.values()), None)
-                if ahead is None or ahead.place is None:
-                    break
-                ahead.ending, entry.place = False, ahead.place.join()
-            self._active[entry.key] = self._queue.popleft()
+        """Start what fits, in order; the lock is held."""
+        while self._queue and self._ledger.take(self._queue[0][0].resources, self._capacity()):
+            batch, sink = self._queue.popleft()
+            self._active[batch.run_id, batch.id] = batch, sink
             if self._free_threads:
                 self._free_threads -= 1
             else:
@@ -193,28 +157,25 @@ class QueuePool:
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
-            self._ready.put((entry, ahead.key if ahead is not None else None))
+            self._ready.put((batch, sink))
 
     def _serve(self) -> None:
-        while (todo := self._ready.get()) is not None:
-            self._run(*todo)
+        while (entry := self._ready.get()) is not None:
+            batch, sink = entry
+            self._run(batch, sink)
 
-    def _run(self, entry: _Entry, behind: Key | None) -> None:
-        self._runner.run(entry.batch, lambda report: self._forward(entry, report), behind)
+    def _run(self, batch: Batch, sink: Sink) -> None:
+        self._runner.run(batch, lambda report: self._forward(batch, sink, report))
 
-    def _forward(self, entry: _Entry, report: Report) -> None:
+    def _forward(self, batch: Batch, sink: Sink, report: Report) -> None:
         if report.end is not None:
             with self._lock:
-                if self._active.pop(entry.key, None) is None or entry.place is None:
+                if self._active.pop((batch.run_id, batch.id), None) is None:
                     return  # it was told at close
-                entry.place.leave()
+                self._ledger.give(batch.resources)
                 self._free_threads += 1  # this thread takes what is ready as soon as it returns
                 self._dispatch()
-        elif report.ending and entry.ending is None:
-            with self._lock:
-                entry.ending = True
-                self._dispatch()
-        entry.sink(report)
+        sink(report)
 
 
 class SlotPool(QueuePool):

@@ -30,7 +30,7 @@ from ..core.interfaces import (
     Sink,
 )
 from .capacity import Capacity
-from .host import Host, Key
+from .host import Host
 from .launch import Launch, here
 from .pool import QueuePool
 from .supervisor import refused
@@ -176,8 +176,8 @@ class RayRunner:
 
     # --------------------------------------------------------------------------------- running
 
-    def run(self, batch: Batch, sink: Sink, behind: Key | None = None) -> None:
-        """Run a batch to its end on an actor; blocks. Never raises. None comes ``behind`` another."""
+    def run(self, batch: Batch, sink: Sink) -> None:
+        """Run a batch to its end on an actor; blocks. Never raises."""
         key = batch.run_id, batch.id
         last: Report | None = None
         actor: _Actor | None = None

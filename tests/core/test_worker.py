@@ -267,34 +267,6 @@ def test_a_recall_hands_back_what_has_not_started_at_once(bench: Bench) -> None:
     assert returned >= set(range(4, 10))
 
 
-def test_a_batch_tells_once_that_it_is_about_to_end(bench: Bench) -> None:
-    def fn(x: int) -> int:
-        bench.wait(lambda b: any(r.ending for r in b.reports))
-        time.sleep(0.06 if x == 2 else 0)
-        return x
-
-    bench.run(bench.batch([bench.spec_of(fn)], range(3), item_seconds=0.001, lead_seconds=0.05))
-    assert sum(report.ending for report in bench.reports) == 1
-    assert not bench.reports[-1].ending
-    assert set(bench.values()) == set(range(3))
-
-
-def test_a_batch_of_which_nobody_knows_how_long_it_takes_tells_nothing(bench: Bench) -> None:
-    release = threading.Event()
-
-    def fn(x: int) -> int:
-        assert release.wait(20)
-        return x
-
-    batch = bench.batch([bench.spec_of(fn)], [0], lead_seconds=0.05)
-    thread = threading.Thread(target=bench.run, args=(batch,))
-    thread.start()
-    bench.wait(lambda b: bool(b.reports))
-    release.set()
-    thread.join(20)
-    assert not any(report.ending for report in bench.reports)
-
-
 def test_a_store_that_fails_for_a_while_loses_nothing(bench: Bench) -> None:
     def fn(x: int) -> int:
         if x == 0:

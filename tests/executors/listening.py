@@ -24,15 +24,12 @@ class Heard:
         self.reports = []
         self.ended = threading.Event()
         self.begun = threading.Event()
-        self.ending = threading.Event()
 
     def __call__(self, report):
         assert not self.ended.is_set(), "a report after the end"
         self.reports.append(report)
         if report.worker is not None:
             self.begun.set()
-        if report.ending:
-            self.ending.set()
         if report.end is not None:
             self.ended.set()
 

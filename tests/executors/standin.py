@@ -2,7 +2,7 @@
 
 The payload pickles a list of steps, one per item: ("ok",), ("sleep", seconds), ("spin", seconds),
 ("gil", seconds), ("kill", signal), ("exit", code), ("print", text), ("spawn", path), ("pid",),
-("raise",), ("touch", path), ("ending",), ("env", name), ("module", name, attribute), ("echo", bytes).
+("raise",), ("touch", path), ("env", name), ("module", name, attribute), ("echo", bytes).
 """
 
 from __future__ import annotations
@@ -93,10 +93,8 @@ def run_batch(
                 Failure(1, position, 1, kind, type(error).__name__, "", "", None, now, now),
             )
         marks[Mark.RUNNING] = -1
-        ending = step[0] == "ending"
-        if failures or logs or ending:
-            told = {"started": index + 1, "ending": ending}
-            report(Report(batch.run_id, batch.id, None, (), failures, logs, **told))
+        if failures or logs:
+            report(Report(batch.run_id, batch.id, None, (), failures, logs, started=index + 1))
     started = marks[Mark.STARTED]
     report(Report(batch.run_id, batch.id, started=started, end=End(outcome)))
 
