@@ -31,6 +31,7 @@ LONG = (
     "executors/test_pools.py",
     "notebooks/test_notebooks.py",
     "plugins/test_shell.py",
+    "resume/test_chaos.py",
     "resume/test_killed.py",
     "storage/test_operations.py",
     "test_packaging.py",

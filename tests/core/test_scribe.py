@@ -46,6 +46,7 @@ class Pen:
             lambda: self.journal,
             self.store.delete,
             lambda given: [],
+            lambda path: pytest.fail(f"there is no list of inputs: {path}"),
             heartbeat_seconds=60.0,
             trouble=self.troubles.append,
             request=lambda request: None,

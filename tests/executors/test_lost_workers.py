@@ -24,9 +24,9 @@ ITEMS = 60
 
 
 @task(infra_retries=0)
-def square(folder: Path, item: int) -> int:
+def square(folder: Path, seconds: float, item: int) -> int:
     Tally(folder).note(str(item))
-    time.sleep(0.02)
+    time.sleep(seconds)
     return item * item
 
 
@@ -51,12 +51,12 @@ def cluster(tmp_path, monkeypatch):
 class Losing:
     """A flow that runs on a cluster, and what is known of it from outside."""
 
-    def __init__(self, cluster, folder):
+    def __init__(self, cluster, folder, seconds=0.02):
         self.folder, self.cluster = folder, cluster
 
         @flow(executor=headrace.DaskExecutor(address=cluster.address))
         def squares() -> list[int]:
-            return square.map(unmapped(folder / "starts"), range(ITEMS)).result()
+            return square.map(unmapped(folder / "starts"), unmapped(seconds), range(ITEMS)).result()
 
         self.run = squares.start()
 
@@ -110,7 +110,8 @@ def test_a_worker_is_lost_with_all_that_it_held(cluster, tmp_path, lose):
     nanny = "--nanny" if lose is kill_with_its_nanny else "--no-nanny"
     for _ in range(2):
         cluster.worker(nanny, threads=1)
-    losing = Losing(cluster, tmp_path)
+    # Who retires a worker is connected to the cluster first: the run must last longer than that.
+    losing = Losing(cluster, tmp_path, 0.1 if lose is retire else 0.02)
     until(lambda: len(losing.committed()) > 5)
     had = losing.committed()
     lose(losing)

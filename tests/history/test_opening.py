@@ -88,7 +88,7 @@ def test_a_history_of_a_newer_version_is_refused(history_url: str) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE headrace_version SET version_num = '9999'"))
     database.close()
-    with pytest.raises(HistoryError, match=r"version 9999.*newer.*up to 0002.*Upgrade"):
+    with pytest.raises(HistoryError, match=r"version 9999.*newer.*up to 0003.*Upgrade"):
         SqlHistory(history_url)
 
 
