@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from ..core.graph import Graph, GraphEdge, GraphNode
-from ..core.interfaces import ItemRecord, NodeView, RunView
+from ..core.interfaces import NodeView, RunView
 from . import formats, progress
 
 FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.45"
@@ -138,25 +139,21 @@ def signature_table(found: Sequence[tuple[str, str, int]], more: int = 0) -> str
     return table((">failed", "node", "error"), rows)
 
 
-def failure_table(items: Sequence[ItemRecord], most: int = 20) -> str:
-    """Failed attempts of items: where, what, and the input; at most ``most`` of them."""
+def failure_table(failures: Any, most: int) -> str:
+    """Failed items, of a table as `core.failure_tables` makes it: the first ``most`` of them."""
     rows = [
         row(
-            number(f"{item.node}[{item.position}]"),
-            number(str(item.attempt)),
-            words(item.state),
-            code(_error(item), 200),
-            code(item.input, 80),
+            words(item["name"]),
+            number(str(item["attempt"])),
+            code(f"{item['exception'] or item['kind']}: {item['message']}", 200),
+            code(item["input"] or "", 120),
+            words(item["worker"] or ""),
         )
-        for item in items[:most]
+        for item in failures.slice(0, most).to_pylist()
     ]
-    if len(items) > most:
-        rows.append(_remark(f"and {formats.exact(len(items) - most)} more", 5))
-    return table((">item", ">attempt", "state", "error", "input"), rows)
-
-
-def _error(item: ItemRecord) -> str:
-    return f"{item.type_name}: {item.message}" if item.message else item.type_name
+    if (more := failures.num_rows - most) > 0:
+        rows.append(_remark(f"and {formats.exact(more)} more", 5))
+    return table(("item", ">attempt", "error", "input", "worker"), rows)
 
 
 def _remark(text: str, columns: int) -> str:

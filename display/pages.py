@@ -109,7 +109,7 @@ def _map(future: Any) -> Sequence[str]:
     parts = [html.node_table([view])]
     if view.failures:
         parts.append(html.signature_table([(view.name, s, n) for s, n in view.failures.items()]))
-        parts.append(_failed_items(future.failures(), MOST_FAILURES))
+        parts.append(html.failure_table(future.failures(), MOST_FAILURES))
     return parts
 
 
@@ -117,23 +117,7 @@ def _failures(table: Any) -> Sequence[str]:
     """A table of failed items: the first of them."""
     count = table.num_rows
     facts = f"{formats.exact(count)} {'item' if count == 1 else 'items'}"
-    return (f"<div><b>Failures</b> {facts}</div>", _failed_items(table, MOST_LINES))
-
-
-def _failed_items(table: Any, most: int) -> str:
-    rows = [
-        html.row(
-            html.words(row["name"]),
-            html.number(str(row["attempt"])),
-            html.code(f"{row['exception'] or row['kind']}: {row['message']}", 200),
-            html.code(row["input"] or "", 120),
-            html.words(row["worker"] or ""),
-        )
-        for row in table.slice(0, most).to_pylist()
-    ]
-    if (more := table.num_rows - most) > 0:
-        rows.append(html.row(html.words(f"and {formats.exact(more)} more")))
-    return html.table(("item", ">attempt", "error", "input", "worker"), rows)
+    return (f"<div><b>Failures</b> {facts}</div>", html.failure_table(table, MOST_LINES))
 
 
 def _item(item: Any) -> Sequence[str]:

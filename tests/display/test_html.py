@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.core.failure_tables import failures_table
 from headrace.core.interfaces import ItemRecord
 from headrace.display import html, progress
 
@@ -100,11 +101,11 @@ def test_a_table_of_failed_items() -> None:
         uuid4(), 3, 17, 2, "Failed", "error", "ValueError", "bad\n<x>", "", "w", "h", now, now, "'a'"
     )  # fmt: skip
     items = [replace(item, position=i) for i in range(25)]
-    found = texts(html.failure_table(items, most=2))
+    found = texts(html.failure_table(failures_table(items, lambda _: ("it-0", True)), most=2))
     assert found == [
-        "item", "attempt", "state", "error", "input",
-        "3[0]", "2", "Failed", "ValueError: bad <x>", "'a'",
-        "3[1]", "2", "Failed", "ValueError: bad <x>", "'a'",
+        "item", "attempt", "error", "input", "worker",
+        "'it-0' item 0", "2", "ValueError: bad <x>", "'a'", "w",
+        "'it-0' item 1", "2", "ValueError: bad <x>", "'a'", "w",
         "and 23 more",
     ]  # fmt: skip
 
