@@ -16,7 +16,6 @@ from ..core.errors import ConfigurationError
 from ..core.shown import Shown
 from .operating import Operations
 from .pieces import Piece, Scan, filter_fingerprint, origins_of
-from .unifying import unified
 
 if TYPE_CHECKING:
     from .lineage import DatasetLineage
@@ -48,6 +47,7 @@ class Dataset(Operations, Shown):
         columns: Sequence[str] | None = None,
         filter: Any = None,
         made: Made | None = None,
+        asked: int = 0,
     ) -> None:
         self._held = tuple(pieces) if made is None else None
         self._made = made
@@ -55,6 +55,7 @@ class Dataset(Operations, Shown):
         self._find_schema = find_schema
         self._columns = None if columns is None else tuple(columns)
         self._filter = as_expression(filter)
+        self._asked = asked
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -95,22 +96,28 @@ class Dataset(Operations, Shown):
             self.full_schema,
             self._columns,
             self._filter,
+            self._asked,
         )
 
     # ------------------------------------------------------------------------------- facts
 
     @property
     def full_schema(self) -> Any:
-        """`pyarrow.Schema` of the files together, before columns are chosen."""
+        """`pyarrow.Schema` of the files together, before columns are chosen.
+
+        Of more than a thousand files that have to be opened for it a thousand are, evenly spread; the
+        others are held against it when they are read.
+        """
         if self._schema is None and self._held is None:
             self.pieces  # noqa: B018 - finds it
         if self._schema is None:
             if self._find_schema is not None:
                 self._schema = self._find_schema()
             else:
-                from .splitting import schemas_of
+                from .splitting import MOST_ASKED, schema_of
 
-                self._schema = unified(schemas_of(self.pieces))
+                schema, self._asked = schema_of(self.pieces, MOST_ASKED)
+                self._schema = schema  # last: who finds it relies on what it is of
         return self._schema
 
     def scan(self, columns: Sequence[str] | None = None, filter: Any = None) -> Scan:
@@ -130,7 +137,7 @@ class Dataset(Operations, Shown):
             )
         own, more = self._filter, as_expression(filter)
         both = more if own is None else own if more is None else own & more
-        return Scan(schema, wanted, both)
+        return Scan(schema, wanted, both, self._asked)
 
     @property
     def schema(self) -> Any:
@@ -238,7 +245,9 @@ class Dataset(Operations, Shown):
         It scans the files where they can be scanned as they are, else it holds the rows in memory.
         """
         from .scanning import arrow_dataset
+        from .splitting import check_all
 
+        check_all(self.pieces, self.scan())
         return arrow_dataset(self.pieces, self.scan(), self.to_table)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
@@ -253,6 +262,7 @@ class Dataset(Operations, Shown):
             columns=columns,
             filter=self._filter,
             made=None if self._held is not None else self._made,
+            asked=self._asked,
         )
 
     # --------------------------------------------------------------------------- partitions
@@ -305,7 +315,13 @@ class Dataset(Operations, Shown):
             groups = settled(parts_of(pieces, size, scan), size)
         schema = scan.schema
         return [
-            Partition(group, schema=schema, columns=self._columns, filter=self._filter)
+            Partition(
+                group,
+                schema=schema,
+                columns=self._columns,
+                filter=self._filter,
+                asked=scan.asked,
+            )
             for group in groups
         ]
 
@@ -439,7 +455,9 @@ def open_dataset(
         ``(column, operator, value)``.
     schema
         `pyarrow.Schema` of the rows: no file is asked for its own, columns that one lacks are null,
-        and folders' values (``year=2026/``) get their type; else they are text.
+        and folders' values (``year=2026/``) get their type; else they are text. ``"all"``: of the
+        files' own, all of which are asked, however many. By default a thousand are, where there are
+        more, and what another one has that does not fit is an error when it is read.
 
     Raises
     ------
@@ -449,13 +467,26 @@ def open_dataset(
         The format cannot be told, or the location is none.
     """
     from .opening import find_pieces
+    from .splitting import schema_of
 
-    pieces = find_pieces(uri, format, storage_options or {}, schema)
-    return Dataset(pieces, schema=schema, columns=columns, filter=filter)
+    asks_all = isinstance(schema, str) and schema == "all"
+    stated = None if asks_all else schema
+    if not isinstance(stated, pa.Schema | None):
+        raise ConfigurationError(f'schema= is a pyarrow.Schema, or "all": {schema!r}')
+    pieces = find_pieces(uri, format, storage_options or {}, stated)
+    return Dataset(
+        pieces,
+        schema=stated,
+        find_schema=(lambda: schema_of(pieces)[0]) if asks_all else None,
+        columns=columns,
+        filter=filter,
+    )
 
 
-def _rebuilt(cls: type[Dataset], pieces: Any, schema: Any, columns: Any, filter: Any) -> Dataset:
-    return cls(pieces, schema=schema, columns=columns, filter=filter)
+def _rebuilt(
+    cls: type[Dataset], pieces: Any, schema: Any, columns: Any, filter: Any, asked: int
+) -> Dataset:
+    return cls(pieces, schema=schema, columns=columns, filter=filter, asked=asked)
 
 
 def dataset_of_table(table: Any) -> Dataset:

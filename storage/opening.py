@@ -8,7 +8,6 @@ import posixpath
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, cast
 from urllib.parse import unquote
@@ -18,7 +17,7 @@ from .locations import LOCAL, Location, parse_location
 from .objects import modified_time
 from .pieces import Piece
 from .retrying import as_storage_error, retrying
-from .scanning import FilePiece
+from .scanning import FIXED_SCHEMAS, FilePiece
 from .sources import Source
 
 MANIFEST = "_headrace_manifest.json"
@@ -188,10 +187,16 @@ def _piece(
         modified, stamp = _local_times(name, info)
     else:
         stamp = str(info.get("ETag") or info.get("etag") or f"{modified:.6f}").strip('"')
-    rows = 1 if format == "files" else None
-    size = int(info.get("size") or 0)
-    piece = FilePiece(source, name, format, size, stamp, modified, rows=rows)
-    return replace(piece, constants=constants) if format not in ("text", "files") else piece
+    return FilePiece(
+        source,
+        name,
+        format,
+        int(info.get("size") or 0),
+        stamp,
+        modified,
+        rows=1 if format == "files" else None,
+        constants=() if format in FIXED_SCHEMAS else constants,
+    )
 
 
 def _local_times(name: str, info: Mapping[str, Any]) -> tuple[float, str]:
@@ -227,6 +232,8 @@ def _constants(manifest: Mapping[str, Any], folder: str) -> dict[str, Constants]
 
 def _hive(relative: str) -> Constants:
     """Columns of a path's ``name=value`` folders, as text: what they mean, only a schema can say."""
+    if "=" not in relative:
+        return ()
     import pyarrow as pa
 
     pairs = [part.split("=", 1) for part in relative.split("/")[:-1] if "=" in part]

@@ -217,6 +217,7 @@ def compact(dataset: Dataset, size: int) -> Dataset:
     return Dataset(
         (),
         schema=dataset.full_schema,
+        asked=source.scan.asked,
         columns=source.scan.columns,
         made=Made(future, _Woven(layout, future), shared=True),
     )

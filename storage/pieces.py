@@ -21,6 +21,9 @@ class Scan:
     schema: Any
     columns: tuple[str, ...] | None = None
     filter: Any = None
+    asked: int = 0
+    """Of how many files the schema is, where not all were asked: others are held against it when they
+    are read. 0: it is that of all, or it was stated."""
 
     @property
     def result(self) -> Any:

@@ -23,8 +23,6 @@ class UncachedHandler(fs.FSSpecHandler):
 
     def open_input_file(self, path: str) -> Any:
         files: Any = self.fs  # fsspec's, whatever the stubs say
-        if not files.isfile(path):
-            raise FileNotFoundError(path)
         return pa.PythonFile(files.open(path, mode="rb", cache_type="none"), mode="r")
 
     def open_input_stream(self, path: str) -> Any:
@@ -42,6 +40,23 @@ class WholeHandler(fs.FSSpecHandler):
         if not files.isfile(path):
             raise FileNotFoundError(path)
         return pa.BufferReader(files.cat_file(path))
+
+    def open_input_stream(self, path: str) -> Any:
+        return self.open_input_file(path)
+
+
+class HeldHandler(fs.FSSpecHandler):
+    """Opens one file, as often as it is asked to, from its bytes: looked at and read, it is fetched once."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source.filesystem)
+        self._source = source
+        self._held: bytes | None = None
+
+    def open_input_file(self, path: str) -> Any:
+        if self._held is None:
+            self._held = self._source.whole(path)
+        return pa.BufferReader(self._held)
 
     def open_input_stream(self, path: str) -> Any:
         return self.open_input_file(path)

@@ -22,8 +22,9 @@ from .decoding import decoded, is_large
 from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
-from .scanhandler import LinesHandler
+from .scanhandler import HeldHandler, LinesHandler
 from .sources import Source
+from .unifying import check_fits
 
 TEXT_SCHEMA = pa.schema([("text", pa.string())])
 FILES_SCHEMA = pa.schema(
@@ -38,6 +39,8 @@ FILES_SCHEMA = pa.schema(
 FIXED_SCHEMAS = {"text": TEXT_SCHEMA, "files": FILES_SCHEMA}
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
 _TEXT_ROWS = 65536
+_WHOLE = 8 << 20
+"""Smaller remote files are fetched by one request, and Parquet ones that are smaller than `_LOOKED_AT`."""
 _LOOKED_AT = 1 << 20
 """Row groups of smaller Parquet files are not looked at before they are read."""
 
@@ -92,8 +95,8 @@ class FilePiece:
         lines = "" if self.span is None else f":{self.span.first}-{self.span.stop}"
         return f"{self.name}:{self.size}:{self.stamp}:{self.format}:{groups}{lines}"
 
-    def fragment(self) -> Any:
-        """Pyarrow's fragment; opens nothing."""
+    def fragment(self, *, held: bool = False) -> Any:
+        """Pyarrow's fragment; opens nothing. With ``held`` it holds a small remote file's bytes, once read."""
         options: dict[str, Any] = {}
         if self.groups is not None:
             options["row_groups"] = list(self.groups)
@@ -103,23 +106,31 @@ class FilePiece:
         ]
         if tests:
             options["partition_expression"] = reduce(and_, tests)
-        filesystem = self.source.arrow(mapped=self.format == "arrow")
-        if self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
-            handler: Any = LinesHandler  # abstract, say the stubs
-            filesystem = PyFileSystem(handler(self.source, self.span))
+        handlers: Any = HeldHandler, LinesHandler  # abstract, say the stubs
+        if held and self._is_small_and_remote:
+            filesystem = PyFileSystem(handlers[0](self.source))
+        elif self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
+            filesystem = PyFileSystem(handlers[1](self.source, self.span))
+        else:
+            filesystem = self.source.arrow(mapped=self.format == "arrow")
         return arrow_format(self.format).make_fragment(self.path, filesystem, **options)
+
+    @property
+    def _is_small_and_remote(self) -> bool:
+        most = _LOOKED_AT if self.format == "parquet" else _WHOLE
+        return self.span is None and not self.source.local and self.size <= most
 
     def schema(self) -> Any:
         if self.format in FIXED_SCHEMAS:
             return FIXED_SCHEMAS[self.format]
         whole = replace(self, span=None)  # CSV and JSON lines: types are guessed at their begin
-        own = self._guard(whole._physical_schema)
+        return self._guard(lambda: self._schema_of(whole.fragment(held=True)))
+
+    def _schema_of(self, fragment: Any) -> Any:
+        own = fragment.physical_schema.remove_metadata()
         for name, value in self.constants:
             own = own.append(pa.field(name, value.type))
         return own
-
-    def _physical_schema(self) -> Any:
-        return self.fragment().physical_schema.remove_metadata()
 
     def count(self) -> int:
         if self.rows is not None:
@@ -218,7 +229,10 @@ class FilePiece:
                 yield batch.cast(scan.result) if batch.schema != scan.result else batch
 
     def _scanned(self, scan: Scan) -> Iterator[Any]:
-        fragment = self.fragment()
+        fragment = self.fragment(held=True)
+        if scan.asked:
+            own = self.schema() if self.span is not None else self._schema_of(fragment)
+            check_fits(self.name, own, scan.schema, scan.asked)
         if self.format == "parquet" and self.bytes > _LOOKED_AT and scan.columns != ():
             kept = (
                 fragment
@@ -237,9 +251,9 @@ class FilePiece:
         """A raw file as one row; its bytes are read only where they are wanted."""
         content: bytes | None = None
         if scan.columns is None or "content" in scan.columns or scan.filter is not None:
-            content = retrying(
-                lambda: self.source.filesystem.cat_file(self.path), operation="read", url=self.name
-            )
+            system = self.source.filesystem
+            fetch = self.source.whole if self._is_small_and_remote else system.cat_file
+            content = retrying(lambda: fetch(self.path), operation="read", url=self.name)
         row = {
             "path": self.name,
             "size": self.size,
@@ -264,6 +278,8 @@ class FilePiece:
                 yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
 
     def _open_text(self) -> Any:
+        if self._is_small_and_remote and not self.path.lower().endswith(_COMPRESSED):
+            return io.BytesIO(self.source.whole(self.path))
         if self.span is None:
             return self.source.filesystem.open(self.path, "rb", compression="infer")
         return io.BufferedReader(SpanFile(self.source.open_lines(self.path), self.span), 1 << 20)

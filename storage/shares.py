@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class Share:
         schema = plain_schema(self.scan.schema)
         columns = self.scan.columns if columns is None else tuple(columns)
         wanted = self.scan.filter  # while reading it would hide how many rows it leaves out
-        scan = Scan(self.scan.schema, columns if wanted is None else None)
+        scan = replace(self.scan, columns=columns if wanted is None else None, filter=None)
         for held, places in _gathered(_parts(self.pieces, self.places, scan, size), size):
             table = pa.Table.from_batches(held, schema=scan.result).cast(plain_schema(scan.result))
             where = np.concatenate([np.arange(at, at + n) for at, n in places])

@@ -67,6 +67,12 @@ class Source:
             handler = fs.FSSpecHandler
         return fs.PyFileSystem(handler(self.filesystem))
 
+    def whole(self, path: str) -> bytes:
+        """A file's bytes, by one request: s3fs would ask for the size first, to fetch parts side by side."""
+        system = self.filesystem
+        alone = {"max_concurrency": 1} if hasattr(system, "max_concurrency") else {}
+        return system.cat_file(path, **alone)
+
     def open_lines(self, path: str) -> Any:
         """A file that is read from its begin to its end, or from somewhere on: fetched ahead."""
         if self.local:

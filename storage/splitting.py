@@ -7,14 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any, TypeVar, cast
 
+import numpy as np
+import pyarrow as pa
+
 from ..core.errors import ConfigurationError
 from .pieces import Piece, Scan
 from .scanning import FIXED_SCHEMAS, FilePiece
 from .statistics import of_piece
+from .unifying import check_fits, unified
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 _READERS = 16
+MOST_ASKED = 1000
+"""With more files than that, so many are asked for their schemas, evenly spread."""
 _SMALL = 4
 """A file of a fourth of a partition or less is packed by its stored size, unopened."""
 
@@ -49,14 +56,45 @@ def parts_of(pieces: Sequence[Piece], size: int, scan: Scan) -> list[Piece]:
     ]
 
 
-def schemas_of(pieces: Sequence[Piece]) -> list[tuple[str, Any]]:
-    """Each piece's name and schema; footers are read side by side."""
-    asked = any(isinstance(p, FilePiece) and p.format not in FIXED_SCHEMAS for p in pieces)
-    schemas = _side_by_side(lambda p: p.schema(), pieces) if asked else [p.schema() for p in pieces]
-    return [(piece.name, schema) for piece, schema in zip(pieces, schemas, strict=True)]
+def schema_of(pieces: Sequence[Piece], most: int | None = None) -> tuple[Any, int]:
+    """The schema of all together, and of how many files it is, where that is not all.
+
+    Of more than ``most`` files that have to be opened for it, so many are, and side by side; of the
+    others it is what folders' names tell.
+    """
+    unread = [p for p in pieces if isinstance(p, FilePiece) and p.format not in FIXED_SCHEMAS]
+    asked = unread
+    if most is not None and len(unread) > most:
+        asked = [unread[number] for number in np.linspace(0, len(unread) - 1, most, dtype=int)]
+    opened = dict(zip(map(id, asked), _side_by_side(lambda p: p.schema(), asked), strict=True))
+    named: list[tuple[str, Any]] = []
+    told: set[Any] = set()
+    for piece in pieces:
+        schema = opened.get(id(piece))
+        if schema is None and isinstance(piece, FilePiece) and piece.format not in FIXED_SCHEMAS:
+            columns = tuple((name, value.type) for name, value in piece.constants)
+            if columns in told:
+                continue
+            told.add(columns)
+            schema = pa.schema(columns)
+        named.append((piece.name, piece.schema() if schema is None else schema))
+    return unified(named), len(asked) if len(asked) < len(unread) else 0
 
 
-def _side_by_side(ask: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:
+def check_all(pieces: Sequence[Piece], scan: Scan) -> None:
+    """Hold the schema of each file against the scan's, where that is of some files only.
+
+    Raises
+    ------
+    ConfigurationError
+        One does not fit.
+    """
+    if scan.asked:
+        unread = [p for p in pieces if isinstance(p, FilePiece)]
+        _side_by_side(lambda p: check_fits(p.name, p.schema(), scan.schema, scan.asked), unread)
+
+
+def _side_by_side(ask: Callable[[P], T], pieces: Sequence[P]) -> list[T]:
     """What each piece answers, in order; files are asked by many threads."""
     if len(pieces) > 4:
         with ThreadPoolExecutor(_READERS, "headrace-footers") as pool:

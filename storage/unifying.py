@@ -36,6 +36,29 @@ def unified(named: Iterable[tuple[str, Any]]) -> Any:
     return pa.schema([fields[name] for name in columns])
 
 
+def check_fits(name: str, own: Any, schema: Any, asked: int) -> None:
+    """Hold the schema of a file that was not asked for it against that of those that were.
+
+    Raises
+    ------
+    ConfigurationError
+        It has a column that they lack, or one whose values do not fit their type; shows who has which.
+    """
+    if own.equals(schema, check_metadata=False):
+        return
+    others = f"the {asked} files that were asked"
+    for field in unified([(others, schema), (name, own)]):
+        place = schema.get_field_index(field.name)
+        if place >= 0 and schema.field(place).type == field.type:
+            continue
+        there = schema.field(place).type if place >= 0 else "no such column"
+        raise ConfigurationError(
+            f"column {field.name!r} is not the same in all files:\n  {there}  in  {others}\n"
+            f"  {own.field(field.name).type}  in  {name}\nOf very many files only some are asked what is in "
+            'them: state it with schema=, or have all of them asked with schema="all".'
+        )
+
+
 def _extension(field: Any) -> bytes | None:
     return (field.metadata or {}).get(EXTENSION_KEY)
 
@@ -99,7 +122,9 @@ def align(table: Any, schema: Any) -> Any:
         A value does not survive the cast (an integer beyond 2**53 to a float).
     """
     if table.schema.equals(schema, check_metadata=False):
-        return table.cast(schema) if table.schema.names else table
+        if not table.schema.names:
+            return table
+        return pa.Table.from_arrays(table.columns, schema=schema)  # a cast breaks lists of nulls
     names = set(table.column_names)
     columns: list[Any] = []
     for field in schema:

@@ -23,6 +23,7 @@ from headrace.core.errors import (
     StorageError,
 )
 from headrace.core.interfaces import Loadable, Manifest
+from headrace.storage import splitting
 from headrace.storage.datasets import (
     Dataset,
     Partition,
@@ -295,6 +296,43 @@ def test_files_that_differ_unify_or_say_how(tmp_path: Path):
         ConfigurationError, match=r"(?s)'a'.*int32  in  .*1\.parquet.*string  in  .*3\.parquet"
     ):
         _ = open_dataset(tmp_path).schema
+
+
+def test_of_very_many_files_some_are_asked_and_others_held_against_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(splitting, "MOST_ASKED", 3)  # of ten files the first, the fifth, the last
+    (tmp_path / "in").mkdir()
+    for number in range(10):
+        (tmp_path / f"in/{number}.jsonl").write_text('{"n": 1.5, "t": "x"}\n')
+
+    def opened(third: str, **more: Any) -> Dataset:
+        (tmp_path / "in/2.jsonl").write_text(third)
+        return open_dataset(tmp_path / "in", **more)
+
+    for fits in ('{"t": "y"}\n', '{"t": null, "n": 1}\n'):
+        rows = opened(fits).to_table()
+        assert rows.schema == pa.schema([("n", pa.float64()), ("t", pa.string())])
+        assert rows.num_rows == 10
+    table = r"(?s)'more'.*no such column  in  the 3 files.*int64  in  \S*2\.jsonl.*schema=\"all\""
+    raw = opened('{"n": 1.5, "t": "x", "more": 1}\n')
+    for part in raw.partitions(files=1):  # packing opens three of them
+        for same in (part, pickle.loads(pickle.dumps(part)), part.select(["n"])):
+            if part.files[0].endswith("2.jsonl"):
+                with pytest.raises(ConfigurationError, match=table):
+                    same.to_table()
+            else:
+                assert same.num_rows == same.to_table().num_rows == 1
+    for read in (raw.to_table, raw.to_arrow_dataset, raw.to_polars, raw.head):
+        with pytest.raises(ConfigurationError, match=table):
+            read()
+    with pytest.raises(ConfigurationError, match=table):
+        raw.write(tmp_path / "out")
+    with pytest.raises(ConfigurationError, match=r"'n'.*string  in  \S*2\.jsonl|'n'(?s:.*)double"):
+        opened('{"n": "one", "t": "x"}\n').to_table()
+    every = opened('{"n": 1.5, "t": "x", "more": 1}\n', schema="all").to_table()
+    assert every.column("more").to_pylist() == [None, None, 1, *[None] * 7]
+    opened("no line of this kind").partitions()
 
 
 def test_a_changed_file_changes_the_fingerprint(tmp_path: Path):

@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers.object_store import ObjectStore
 
 from headrace.core.errors import ConfigurationError, NotFoundError
 from headrace.storage import decoding, scanning
@@ -287,6 +289,32 @@ def test_many_small_files_are_read_in_order(store: ArrowStore):
     if store.location.scheme in ("s3", "gs"):
         etags = part.to_table(columns=["etag"])["etag"].to_pylist()
         assert len(set(etags)) == 40 and min(map(len, etags)) > 5
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet", "text", "files"])
+def test_a_small_file_of_a_store_is_one_request(
+    format: str, s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    url = s3_server.new_bucket()
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"n": [1]}), sink)
+    data = {"jsonl": b'{"n": 1}\n', "csv": b"n\n1\n", "parquet": sink.getvalue().to_pybytes()}
+    system = s3_server.filesystem()
+    for number in range(3):
+        system.pipe_file(f"{url}/{number}", data.get(format, b"1"))
+    asked: list[str] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    def counted(self: Any, method: str, *args: Any, **more: Any) -> Any:
+        asked.append(method)
+        return call(self, method, *args, **more)
+
+    dataset = open_dataset(url, format, s3_server.storage_options)
+    schema = dataset.schema
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    (part,) = Dataset(dataset.pieces, schema=schema, asked=1).partitions(bytes="1MB")
+    assert part.to_table().num_rows == 3
+    assert asked == ["get_object"] * 3
 
 
 def test_a_lazy_frame_reads_what_its_query_asks_for(tree: Path):

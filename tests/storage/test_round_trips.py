@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow.csv import write_csv
 
@@ -92,6 +92,7 @@ def tables(draw: st.DrawFn) -> Any:
 
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
 @given(table=tables(), most=st.sampled_from([None, 5]))
+@example(table=pa.table({"c0": pa.array([[None, None]], pa.list_(pa.null()))}), most=None)
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_tables_come_back(table: Any, most: int | None, format: str):
     with tempfile.TemporaryDirectory() as folder:
