@@ -1107,10 +1107,11 @@ class History(Protocol):
         *,
         flow: str | None = None,
         state: str | None = None,
+        ids: Collection[UUID] | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> list[RunRecord]:
-        """Newest first."""
+        """Newest first; with ``ids`` only such of these as there are."""
         ...
 
     def run(self, run: UUID | str) -> RunRecord:

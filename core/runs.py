@@ -511,15 +511,12 @@ def runs(
         made of it: a path or URL, as `Dataset.files` has it. ``run.partitions(made_from=...)`` tells what.
     """
     history = settled_history()
-    if made_from is None:
-        return Runs(history.runs(flow=flow, state=state, limit=limit))
-    from .derived import made_from as derived
+    ids: set[UUID] | None = None
+    if made_from is not None:
+        from .derived import made_from as derived
 
-    told = [history.run(run) for run in dict.fromkeys(p.run for p in derived(history, made_from))]
-    told.sort(key=lambda run: run.created, reverse=True)
-    return Runs(
-        [r for r in told if r.flow == (flow or r.flow) and r.state == (state or r.state)][:limit]
-    )
+        ids = {part.run for part in derived(history, made_from)}
+    return Runs(history.runs(flow=flow, state=state, ids=ids, limit=limit))
 
 
 def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:

@@ -15,7 +15,9 @@ import pyarrow as pa
 from ..core.annotations import unmapped
 from ..core.context import TaskRunContext, context
 from ..core.flows import flow
+from ..core.runs import runs
 from ..core.tasks import task
+from ..storage.datasets import open_dataset
 from .suite import Suite
 from .tally import Tally
 
@@ -199,6 +201,23 @@ class ResultsConformance(Suite):
             "k": list(range(50)),
             "name": [f"n{k}" for k in range(50)],
         }
+
+    def test_history_tells_what_was_made_of_a_file(self, shared: Path) -> None:
+        for number in range(3):
+            (shared / f"{number}.csv").write_text(f"n\n{number}\n")
+        files = open_dataset(shared)
+
+        def body() -> Any:
+            return same.map(same.map(files.partitions(files=1))).dataset().num_rows
+
+        run = self.watched(body)
+        assert run.result() == 3
+        for file in files.files:
+            told = run.partitions("same-0", made_from=file)
+            assert file in {url for part in told for url, _ in part.inputs}
+            assert run.partitions("same-1", made_from=file)
+            assert [other.id for other in runs(made_from=file)] == [run.id]
+        assert run.partitions(made_from=str(shared / "other.csv")) == []
 
     def test_generators_give_their_pieces(self) -> None:
         def body() -> Any:
