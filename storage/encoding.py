@@ -90,7 +90,7 @@ class ArrowEncoder:
         code: str = "",
     ) -> None:
         self._ids = ids
-        self._made = Made(self._listed, inputs, code)
+        self._made = Made(objects.write, objects.location.url, inputs, code)
         self._objects = objects
         self._header = header
         self._format = format
@@ -333,10 +333,6 @@ class ArrowEncoder:
         common = self._header
         receipt = receipt_from(common.node, common.batch, common.attempt, part, draft.items, inline)
         return with_lineage(receipt, self._made.lineage(draft.items.positions))
-
-    def _listed(self, path: str, data: bytes) -> str:
-        self._objects.write(path, data)
-        return self._objects.url_of(path)
 
     def _put(self, draft: Draft) -> tuple[Part, bytes | None]:
         table, items = draft.table, draft.items

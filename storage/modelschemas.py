@@ -19,12 +19,10 @@ from uuid import UUID
 import pyarrow as pa
 from pydantic import AnyUrl, BaseModel
 
+from .forms import SCALARS
+
 _TYPES: Mapping[type, Any] = {
-    bool: pa.bool_(),
-    int: pa.int64(),
-    float: pa.float64(),
-    str: pa.string(),
-    bytes: pa.binary(),
+    **{cls: form.type for cls, form in SCALARS.items()},
     datetime: pa.timestamp("us"),
     date: pa.date32(),
     time: pa.time64("us"),

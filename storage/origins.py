@@ -10,21 +10,23 @@ from typing import Any, TypeAlias
 from ..core.context import TASK_RUN
 from ..core.interfaces import LISTED, Inputs, Origin
 
-Put: TypeAlias = Callable[[str, bytes], str]
-"""Writes an object of the run; gives its URL."""
+Put: TypeAlias = Callable[[str, bytes], None]
+"""Writes an object of the run."""
 
 LINEAGE_KEY = b"headrace.lineage"
 """Of the schema's metadata in files that `Dataset.write` has written."""
 _MOST = 64
 """Longer lists are objects of their own: they would make each footer long."""
+_put: set[str] = set()
+"""URLs of such objects that this process has put: of a static argument's files each batch has the same one."""
 
 
 class Made:
     """Whose code makes an encoder's values, and of what."""
 
-    def __init__(self, put: Put, inputs: Inputs = Inputs(), code: str = "") -> None:
-        self._put, self._inputs, self._code = put, inputs, code
-        self._written: dict[str, str] = {}
+    def __init__(self, put: Put, home: str, inputs: Inputs = Inputs(), code: str = "") -> None:
+        self._write, self._home = put, home
+        self._inputs, self._code = inputs, code
 
     def lineage(self, positions: Any) -> dict[str, Any]:
         """Of the items at some positions, as JSON has it."""
@@ -40,9 +42,13 @@ class Made:
             return origins
         data = json.dumps(origins).encode()
         path = f"lineage/{hashlib.blake2b(data, digest_size=16).hexdigest()}.json"
-        if path not in self._written:
-            self._written[path] = self._put(path, data)
-        return [(self._written[path], LISTED)]
+        url = f"{self._home}/{path}"
+        if url not in _put:
+            self._write(path, data)
+            if len(_put) > 1000:
+                _put.clear()
+            _put.add(url)
+        return [(url, LISTED)]
 
 
 def written_by(origins: Sequence[Origin]) -> dict[bytes, bytes]:
@@ -52,11 +58,6 @@ def written_by(origins: Sequence[Origin]) -> dict[bytes, bytes]:
         told: dict[str, Any] = {"run": "", "key": "write", "code": "", "inputs": origins}
     else:
         store = item.store
-
-        def put(path: str, data: bytes) -> str:
-            store.write(path, data)
-            return f"{store.url}/{path}"
-
-        made = Made(put, Inputs(tuple(origins)), item.stage.code).lineage(())
+        made = Made(store.write, store.url, Inputs(tuple(origins)), item.stage.code).lineage(())
         told = {"run": item.run_id, "key": item.stage.key, **made}
     return {LINEAGE_KEY: json.dumps(told).encode()}
