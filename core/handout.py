@@ -64,7 +64,8 @@ class HandOut(Endings):
             return False
         if self._must_wait(node) or not self._fits_memory(node):
             return False
-        return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + self.prefetch(pool))
+        queued = 0 if node.sizer.growing else self.prefetch(pool)
+        return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + queued)
 
     def _tags_allow(self, node: Node) -> bool:
         for tag in node.options.tags:
@@ -191,11 +192,8 @@ class HandOut(Endings):
 
     def _remaining(self, node: Node) -> int | None:
         """Items not handed out, when known; a linked node's come with its upstream."""
-        if node.exhausted:
-            return node.queued
-        if node.total is not None:
-            return node.queued + node.total - node.items.size
-        return None
+        whole = node.items.size if node.exhausted else node.whole
+        return None if whole is None else node.queued + max(0, whole - node.items.size)
 
     def _alike(self, chain: list[Node], chunk: Chunk) -> tuple[Chunk, list[int]]:
         """Items that are on the same attempts in all stages, and these attempts; others go back.

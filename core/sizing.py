@@ -24,6 +24,9 @@ GROWTH = 32
 """A batch is at most so many times larger than the largest one that has ended."""
 DECAY = 0.7
 """Weight of what was measured before, at each new measurement."""
+LARGER = 4
+"""What a batch takes by itself is a smaller part of one so many times larger than any before: it is
+believed alone, and that its items took less than expected is no surprise."""
 _BIN = 1.25
 CAUTION = 5.0
 """A batch that took 20 % longer or shorter than expected halves the share of the next ones."""
@@ -73,11 +76,13 @@ class Sizer:
             return
         overlapping = min(self.concurrency, items)
         seconds = seconds * overlapping / self.concurrency
+        larger = items > LARGER * self.largest
         if self.per_item is not None and seconds > 0:
-            off = abs(log(seconds / items / self.per_item))
-            self.surprise = max(off, self.surprise * DECAY)
-        self.seconds = self.seconds * DECAY + seconds
-        self.items = self.items * DECAY + items
+            off = log(seconds / items / self.per_item)
+            self.surprise = max(off if larger else abs(off), self.surprise * DECAY)
+        kept = 0.0 if larger else DECAY
+        self.seconds = self.seconds * kept + seconds
+        self.items = self.items * kept + items
         self.largest = max(self.largest, items)
 
     def weighed(self, items: int, size: int) -> None:
@@ -89,6 +94,11 @@ class Sizer:
     def per_item(self) -> float | None:
         """Seconds per item as a batch sees them, or None before the first measurement."""
         return max(self.seconds / self.items, 1e-8) if self.items else None
+
+    @property
+    def growing(self) -> bool:
+        """Batches are still small because nothing larger has ended, and not for what they take."""
+        return self.per_item is None or GROWTH * self.largest * self.per_item < AIM_SECONDS
 
     def next(self, slots: int, remaining: int | None, waiting: int) -> int:
         """Items for the next batch, at least 1.
@@ -109,11 +119,10 @@ class Sizer:
             aim = max(AIM_SECONDS, slots / BATCHES_PER_SECOND)
             size = max(1, int(aim / per_item))
             size = min(size, GROWTH * max(self.largest, 1))
-            if remaining is not None:
-                caution = 1 + min(1.0, CAUTION * self.surprise)
-                share = ceil(remaining / (caution * max(slots, 1)))
-                least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
-                size = min(size, max(share, ceil(least / per_item)))
+            caution = 1 + min(1.0, CAUTION * self.surprise)
+            share = ceil((waiting if remaining is None else remaining) / (caution * max(slots, 1)))
+            least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
+            size = min(size, max(share, ceil(least / per_item)))
         if self.item_bytes:
             size = min(size, max(1, int(self.batch_bytes / self.item_bytes)))
         return max(1, min(size, waiting))

@@ -189,6 +189,37 @@ def test_batches_shrink_toward_the_end_and_never_to_nothing() -> None:
     assert sizes[0] <= 500 / 8 + 1 and sizes[-1] <= 2
 
 
+def test_what_a_batch_costs_by_itself_is_not_taken_for_its_items() -> None:
+    sizer = Sizer()
+    own, each = 5e-3, 1e-6
+    size = 1
+    for _ in range(4):
+        sizer.measured(size, own + size * each)
+        size = sizer.next(1, None, 10**9)
+    assert sizer.per_item == pytest.approx(each, rel=0.2)
+    assert not sizer.growing
+
+
+def test_faster_than_expected_is_a_surprise_unless_the_batch_has_grown() -> None:
+    grown, same = Sizer(), Sizer()
+    for sizer, items in ((grown, 1000), (same, 10)):
+        sizer.measured(10, 1.0)
+        before = sizer.surprise
+        sizer.measured(items, items * 1e-2)
+        sizer_fell = sizer.surprise < before
+        assert sizer_fell is (sizer is grown)
+    slower = Sizer()
+    slower.measured(10, 1.0)
+    slower.measured(1000, 1000.0)
+    assert slower.surprise > 2
+
+
+def test_nobody_takes_all_of_an_input_whose_length_is_unknown() -> None:
+    sizer = Sizer()
+    sizer.measured(100, 0.1)
+    assert sizer.next(4, None, 400) <= 100
+
+
 def test_an_item_of_minutes_travels_alone() -> None:
     sizer = Sizer()
     sizer.measured(1, 120.0)

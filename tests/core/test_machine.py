@@ -400,6 +400,40 @@ def test_what_dies_of_memory_is_tried_again_alone(seed: int, slots: int, unmarke
     assert not run.machine.lonely or not run.machine.flights
 
 
+def test_small_batches_are_not_queued_behind_each_other() -> None:
+    """A queued batch is as small as the one before it: better to wait for what that one tells."""
+    machine = Machine(lambda _p, _n: 2, prefetch=lambda _p: 1)
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    node.expected = 3000
+    machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(node, [list(range(2000))], 32_000, exhausted=False, error=None, now=0.0)
+    assert sorted(len(flight.chunk) for flight in machine.flights.values()) == [1, 1]
+    for seconds in (0.001, 0.1):  # then it is known to take a second or more for 32 of them
+        batch = min(machine.flights)
+        part = Part(str(batch), "arrow", "int", 10, 1, 0)
+        here = machine.flights[batch].chunk.positions
+        receipt = Receipt(0, batch, 1, part, here, 1, 0.0, 0.0, 0.0)
+        said = Report("r", batch, receipts=(receipt,), end=End(Outcome.DONE, seconds=seconds))
+        machine.report(said, 1.0)
+    assert len(machine.flights) == 4
+
+
+@pytest.mark.parametrize(("expected", "first"), [(None, 200), (10_000, 400), (500, 250)])
+def test_a_share_is_of_what_the_input_tells_or_else_of_what_is_at_hand(
+    expected: int | None, first: int
+) -> None:
+    machine = Machine(lambda _p, _n: 2, prefetch=lambda _p: 0)
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    node.expected = expected
+    for _ in range(30):  # of which each takes what was expected of it
+        node.sizer.measured(10_000, 1.0)
+    machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(node, [list(range(400))], 6_400, exhausted=False, error=None, now=0.0)
+    assert len(machine.flights[0].chunk) == pytest.approx(first, abs=20)
+
+
 def test_a_partition_stays_while_a_fused_chain_may_start_from_it_again() -> None:
     """b has passed its value on, c still runs with it: where both are lost, b takes it from a again."""
     machine, nodes = Machine(lambda _p, _n: 4, prefetch=lambda _p: 9), list[Node]()
