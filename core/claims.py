@@ -4,8 +4,9 @@ Objects ``claims/<task>/<base>/<number>`` below the store's shared prefix say, i
 this holder takes these keys from now on. Each is made by put-if-absent, so a run that claims has
 read all earlier claims. A *holder* is a node of a run's driver. It lives as long as its object
 ``holders/<holder>`` changes, which names its process, too, for those on its machine; and is gone when
-that is removed, which is done when the node has ended and its commits are in the index. Keys of holders that are gone may be claimed anew, and so may those
-of claims without a holder: their items have ended without a value.
+that is removed, which is done when the node has ended and its commits are in the index. Keys of holders
+that are gone may be claimed anew, and so may those of claims without a holder: their items have ended
+without a value.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .errors import AlreadyExistsError, NotFoundError
 from .hostname import hostname
 from .identity import SIZE
 from .interfaces import RunStore
-from .process_marks import ended, mark_of
+from .process_marks import gone, own_mark
 
 BEAT_SECONDS = 5.0
 """Between two changes of a living holder's object."""
@@ -103,8 +104,7 @@ class Claims:
 
     def beat(self, now: float) -> None:
         """Tell that this holder lives. Raises StorageError."""
-        pid = os.getpid()
-        told = {"beat": now, "host": hostname(), "pid": pid, "process": mark_of(pid)}
+        told = {"beat": now, "host": hostname(), "pid": os.getpid(), "process": own_mark()}
         self._shared.write(_HOLDERS + self._me, json.dumps(told).encode())
 
     def release(self) -> None:
@@ -157,7 +157,6 @@ def _has_ended(told: bytes) -> bool:
     """Is a holder's process known to be gone?"""
     try:
         holder = json.loads(told)
-        mark = str(holder["process"])
-        return bool(mark) and ended(str(holder["host"]), int(holder["pid"]), mark)
+        return gone(str(holder["host"]), int(holder["pid"]), str(holder["process"]))
     except (KeyError, TypeError, ValueError):  # of another version
         return False

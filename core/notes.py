@@ -34,7 +34,7 @@ from .interfaces import (
 from .items import STATE_NAMES
 from .nodes import Flight, Node
 from .outcomes import node_message
-from .process_marks import mark_of
+from .process_marks import own_mark
 from .states import State, StateType, type_of_name
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Notes:
             heartbeat=datetime.now(UTC),
             host=hostname(),
             pid=os.getpid(),
-            process=mark_of(os.getpid()),
+            process=own_mark(),
         )
 
     def scheduled(self) -> list[HistoryEvent]:

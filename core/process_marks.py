@@ -5,6 +5,7 @@ Containers may have equal host names and numbers, and a number is another proces
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,16 @@ def mark_of(pid: int) -> str:
     return ""
 
 
+def own_mark() -> str:
+    """This process's mark; read once."""
+    return _remembered(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _remembered(pid: int) -> str:
+    return mark_of(pid)
+
+
 def same_place(mark: str, other: str) -> bool:
     """Do two processes share their numbers, as far as their marks tell?"""
     return not mark or not other or _place(mark) == _place(other)
@@ -34,7 +45,7 @@ def ended(host: str, pid: int, mark: str) -> bool:
 
     Without a mark the name of the machine and the number must do.
     """
-    if host != hostname() or not same_place(mark, mark_of(os.getpid())):
+    if host != hostname() or not same_place(mark, own_mark()):
         return False
     if not lives(pid):
         return True
@@ -42,6 +53,11 @@ def ended(host: str, pid: int, mark: str) -> bool:
         status, began = _status(pid)
         return status in ("Z", "X") or (bool(mark) and mark.rpartition("/")[2] != began)
     return False
+
+
+def gone(host: str, pid: int, mark: str) -> bool:
+    """As `ended`, where the mark alone is trusted: without one nothing is known."""
+    return bool(mark) and ended(host, pid, mark)
 
 
 def lives(pid: int) -> bool:

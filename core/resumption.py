@@ -14,7 +14,7 @@ from .context import live_run
 from .errors import ConfigurationError, RunError, RunNotFoundError
 from .headers import read_header, read_launch, read_parameters
 from .hostname import hostname
-from .process_marks import ended, mark_of, same_place
+from .process_marks import ended, own_mark, same_place
 from .resumable import Recompute
 from .states import State, StateType
 
@@ -202,7 +202,7 @@ def living_driver(record: RunRecord) -> str:
         return ""
     if ended(record.host, record.pid, record.process):
         return ""
-    if record.host == hostname() and same_place(record.process, mark_of(os.getpid())):
+    if record.host == hostname() and same_place(record.process, own_mark()):
         if record.pid == os.getpid():
             return f"process {record.pid}, this one" if live_run(str(record.id)) else ""
         return f"process {record.pid}"

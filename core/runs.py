@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from .calls import EngineAPI
 from .errors import FlowTimeout, RunError, RunNotFoundError
-from .process_marks import ended
+from .process_marks import gone
 from .resumable import Recompute, Resumable
 from .showing import Show
 from .shown import Shown, show_live
@@ -461,7 +461,7 @@ def lapsed(history: History, record: RunRecord) -> bool:
 
 def _gone(record: RunRecord) -> bool:
     """Whether a driver is known to have ended; its heart has beaten shortly before, perhaps."""
-    return bool(record.process) and ended(record.host, record.pid, record.process)
+    return gone(record.host, record.pid, record.process)
 
 
 def _patience() -> float:

@@ -29,7 +29,7 @@ from typing import Any, TypeAlias, cast
 
 from ..core.hostname import hostname
 from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
-from ..core.process_marks import mark_of
+from ..core.process_marks import own_mark
 from . import marks as marks_memory
 from . import pandas_later
 from .autopsy import OUT_OF_MEMORY
@@ -58,8 +58,7 @@ class Child:
         self.told = -1
         self.main = threading.get_ident()
         pid = os.getpid()
-        self.info = WorkerInfo(f"{hostname()}-{pid}", hostname(), pid, process=mark_of(pid))
-        self.loads: Callable[[bytes], Any] = pickle.loads
+        self.info = WorkerInfo(f"{hostname()}-{pid}", hostname(), pid, process=own_mark())
         self.ready = threading.Event()
 
     # ------------------------------------------------------------------------- the reader thread

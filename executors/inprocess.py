@@ -19,7 +19,7 @@ from typing import Any
 from ..core.errors import ExecutorError, HeadraceError
 from ..core.hostname import hostname
 from ..core.interfaces import Batch, Control, End, Mark, Outcome, Report, Sink, WorkerInfo
-from ..core.process_marks import mark_of
+from ..core.process_marks import own_mark
 from . import autopsy, wire
 from . import marks as marks_memory
 from .asked import Asked, nothing
@@ -66,7 +66,7 @@ class ThreadSlot:
             hostname(),
             os.getpid(),
             self._node,
-            mark_of(os.getpid()),
+            own_mark(),
         )
         end: End | None = None
         try:
