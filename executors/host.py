@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..core.interfaces import Batch, Control, End, Isolation, Outcome, Report, Sink
 from .asked import Asked
+from .devices import Devices
 from .inprocess import ThreadSlot, Watch
 from .launch import Launch
 from .supervisor import ChildSlot
@@ -38,14 +40,22 @@ class Host:
         Items after which a child is replaced.
     node
         Name of this place in `WorkerInfo`.
+    gpus
+        Names of the GPUs that are shared out here.
     """
 
     def __init__(
-        self, launch: Launch | None, *, max_items: int | None = None, node: str = ""
+        self,
+        launch: Launch | None,
+        *,
+        max_items: int | None = None,
+        node: str = "",
+        gpus: Sequence[str] = (),
     ) -> None:
         self._launch, self._max_items, self._node = launch, max_items, node
         self._lock = threading.Condition()
         self._watch = Watch()
+        self._devices = Devices(gpus)
         self._idle: list[ChildSlot] = []
         self._idle_threads: list[ThreadSlot] = []
         self._running: dict[tuple[str, int], Slot] = {}
@@ -65,11 +75,14 @@ class Host:
                 self._lock.notify_all()
 
     def _run(self, batch: Batch, sink: Sink) -> None:
-        key = batch.run_id, batch.id
+        key, gpus = (batch.run_id, batch.id), batch.resources.gpus
         with self._lock:
-            slot = None if self._retired or self._closed else self._pick(batch)
+            devices = self._devices.take(gpus)
+            slot = None if self._retired or self._closed else self._pick(batch, devices)
             if slot is not None:
                 self._running[key] = slot
+            else:
+                self._devices.give(devices, gpus)
         if slot is None:
             killed = End(Outcome.KILLED, "the pool was closed")
             sink(Report(*key, end=killed if self._closed else End(Outcome.RECALLED)))
@@ -89,6 +102,7 @@ class Host:
             with self._lock:
                 self._running.pop(key, None)
                 self._asked.pop(key, None)
+                self._devices.give(devices, gpus)
                 self._lock.notify_all()
                 closed = self._closed
                 if not closed:
@@ -98,18 +112,22 @@ class Host:
             for report in held:
                 sink(report)
 
-    def _pick(self, batch: Batch) -> Slot:
+    def _pick(self, batch: Batch, gpus: tuple[str, ...]) -> Slot:
         if self._launch is None or batch.isolation is Isolation.NONE:
             if self._idle_threads:
                 return self._idle_threads.pop()
             return ThreadSlot(self._watch, self._node, *self._body())
-        for slot in reversed(self._idle):
-            if slot.threads == batch.threads:
-                self._idle.remove(slot)
-                return slot
-        if self._idle:
-            return self._idle.pop(0)
-        return ChildSlot(self._launch, max_items=self._max_items)
+        like = [slot for slot in self._idle if slot.threads == batch.threads]
+        same = [slot for slot in like if slot.gpus == gpus]
+        fit = same or ([] if gpus else like)  # without GPUs any of them will do
+        if fit:
+            self._idle.remove(fit[-1])
+            return fit[-1]
+        slot = (
+            self._idle.pop(0) if self._idle else ChildSlot(self._launch, max_items=self._max_items)
+        )
+        slot.gpus = gpus
+        return slot
 
     def _body(self) -> tuple[str, ...]:
         return () if self._launch is None else (self._launch.setup.body,)

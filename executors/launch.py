@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 from ..core.hostname import hostname
 from ..core.interfaces import Mark
 from ..core.orphans import SUPERVISOR
-from ..core.process_marks import mark_of
+from ..core.process_marks import own_mark
 from ..core.resident import RSS_UNIT
+from . import devices
 from . import marks as marks_memory
 from .wire import Hello, Setup, Unpacker, misfit, pack, versions
 
@@ -114,8 +115,8 @@ class Launch:
     shared_marks: bool = True
     local: bool = True
 
-    def start(self, threads: int) -> Process:
-        """Start a child whose numeric libraries may use ``threads`` threads."""
+    def start(self, threads: int, gpus: tuple[str, ...] = ()) -> Process:
+        """Start a child whose numeric libraries may use ``threads`` threads, and these GPUs."""
         shared = marks_memory.Shared() if self.shared_marks else None
         arguments = [self.python, *_interpreter_flags(), "-m", f"{_PACKAGE}.executors.child"]
         if shared is not None:
@@ -124,8 +125,10 @@ class Launch:
             arguments += ["--libraries"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(self.without)}
         environment.update(dict.fromkeys(THREAD_VARIABLES, str(max(1, threads))))
-        environment[SUPERVISOR] = mark_of(os.getpid())
+        environment[SUPERVISOR] = own_mark()
         environment.update(self.environment)
+        if gpus:
+            environment[devices.VARIABLE] = ",".join(gpus)
         environment["PYTHONPATH"] = path_to_package(environment.get("PYTHONPATH", ""))
         try:
             popen = self.spawn(arguments, environment)
@@ -134,7 +137,7 @@ class Launch:
                 shared.detach()
             raise
         guard = guard_locally(popen.pid, self.setup.grace_seconds)
-        return Process(popen, self.setup, shared, threads, guard)
+        return Process(popen, self.setup, shared, threads, gpus, guard)
 
     def misfit(self, hello: Hello) -> str:
         """Why a child cannot be used; empty if it can."""
@@ -180,11 +183,12 @@ class Process:
         setup: Setup,
         shared: marks_memory.Shared | None,
         threads: int,
+        gpus: tuple[str, ...],
         guard: subprocess.Popen[bytes] | None,
     ) -> None:
         assert popen.stdin is not None
         assert popen.stdout is not None
-        self.threads = threads
+        self.threads, self.gpus = threads, gpus
         self.hello: Hello | None = None
         self.ended = False
         self.peak_memory = 0

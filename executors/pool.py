@@ -20,6 +20,7 @@ from ..core.interfaces import (
     Sink,
 )
 from .capacity import Capacity, Ledger, cores
+from .devices import visible
 from .host import Host
 from .launch import Launch
 
@@ -200,11 +201,15 @@ class SlotPool(QueuePool):
     def __init__(
         self, name: str, capacity: Capacity, launch: Launch | None, *, max_items: int | None = None
     ) -> None:
-        per_cpu = max(1.0, cores() / capacity.cpus) if launch is not None and launch.local else 1.0
+        per_cpu, gpus = 1.0, list[str]()
+        if launch is not None and launch.local:
+            per_cpu = max(1.0, cores() / capacity.cpus)
+            gpus = visible(capacity.gpus, launch.environment)
         abilities = Capabilities(
             in_process=launch is None, kills=launch is not None, threads_per_cpu=per_cpu
         )
-        super().__init__(name, lambda: capacity, Host(launch, max_items=max_items), abilities)
+        host = Host(launch, max_items=max_items, gpus=gpus)
+        super().__init__(name, lambda: capacity, host, abilities)
 
 
 def withdrawn(batch: Batch, request: Control) -> Report:

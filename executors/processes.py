@@ -27,7 +27,8 @@ class ProcessesExecutor(Shown):
     max_items_per_child
         A child that has run so many items is replaced by a fresh one (for code that leaks).
     gpus, memory, resources
-        What tasks may ask for in all, beside cpus: a count, bytes, and amounts by name. Where
+        What tasks may ask for in all, beside cpus: a count, bytes, and amounts by name. A task that
+        asks for GPUs sees its own ones (``CUDA_VISIBLE_DEVICES``), parts of one share it. Where
         batches turn out to need more memory than all slots together have, fewer run at a time.
         Default of ``memory``: the setting of that name, or most of what the machine has.
     """

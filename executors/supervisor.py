@@ -55,6 +55,8 @@ class ChildSlot:
         self._run: _Run | None = None
         self._items = 0
         self._closed = False
+        self.gpus: tuple[str, ...] = ()
+        """Those that the next batch may use; set by who calls `run`."""
 
     @property
     def threads(self) -> int:
@@ -121,13 +123,16 @@ class ChildSlot:
     def _ready(self, run: _Run) -> Process | None:
         """A living child that fits; None when the batch was withdrawn meanwhile."""
         process = self._process
-        if process is not None and (process.has_ended() or process.threads != run.batch.threads):
+        wanted = run.batch.threads, self.gpus
+        if process is not None and (
+            process.has_ended() or (process.threads, process.gpus) != wanted
+        ):
             self._stop(run.batch.grace_seconds)
         deaths = 0
         while not run.asked:
             process = self._process
             if process is None:
-                process = self._process = self._launch.start(run.batch.threads)
+                process = self._process = self._launch.start(*wanted)
                 self._items = 0
             run.watch(process, self._lock)
             if self._greeted(process, run):
