@@ -27,6 +27,9 @@ _ATTEMPTS = 3
 class RayExecutor(Shown):
     """Runs batches on Ray.
 
+    A process can be in one Ray only, and all its pools share it: what asks for another one than there
+    is, by ``num_cpus`` or ``init_kwargs``, is refused.
+
     Parameters
     ----------
     address
@@ -70,7 +73,7 @@ class RayExecutor(Shown):
         if self.address not in (None, "auto", "local"):
             probe("Ray", self.address, speaks=os.environ.get("RAY_USE_TLS", "0") == "0")
             _same_cluster(self.address)
-        _keeper.acquire(self._options(), self.address or "this machine")
+        _keeper.acquire(self._options(), self.address or "this machine", self._asked())
         try:
             runner = RayRunner(versions(libraries=True), self.idle_seconds, _keeper.release)
         except BaseException:
@@ -92,6 +95,11 @@ class RayExecutor(Shown):
             "object_store_memory": _STORE_BYTES,
             **self.init_kwargs,
         }
+
+    def _asked(self) -> list[str]:
+        """Names of what it asks of a Ray, beside where it is."""
+        cpus = ["num_cpus"] if self.address is None and self.num_cpus is not None else []
+        return [*cpus, *self.init_kwargs]
 
 
 def _same_cluster(address: str) -> None:
@@ -117,16 +125,31 @@ class _Keeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
+        self._options: dict[str, Any] = {}
+        """With which Ray was started here."""
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
 
-    def acquire(self, options: dict[str, Any], where: str) -> None:
-        """Start Ray, unless it runs in this process already."""
+    def acquire(self, options: dict[str, Any], where: str, asked: list[str]) -> None:
+        """Start Ray, unless it runs in this process already.
+
+        Raises
+        ------
+        ExecutorError
+            It cannot be started, or the one that runs was started without what is ``asked``.
+        """
         import ray
 
         with self._lock:
             if not ray.is_initialized():
                 self._start(options, where)
+                self._options = options
+            elif asked and options != self._options:
+                raise ExecutorError(
+                    "this process has a Ray already, which was not started with this RayExecutor's"
+                    f" {', '.join(asked)}; it can be in one only. Give all flows of a process the same"
+                    " RayExecutor, or run this one in another process"
+                )
             self._users += 1
 
     def release(self) -> None:
@@ -137,7 +160,7 @@ class _Keeper:
                 return
             self._over.set()
             self._thread.join()
-            self._thread = None
+            self._thread, self._options = None, {}
 
     def _start(self, options: dict[str, Any], where: str) -> None:
         started: SimpleQueue[Exception | None] = SimpleQueue()

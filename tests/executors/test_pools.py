@@ -16,6 +16,7 @@ from listening import BODY, Heard, gone, nothing_left
 from standin import make_batch
 
 import headrace
+from headrace.core import pools
 from headrace.core.errors import ExecutorError, ResourceError
 from headrace.core.interfaces import Control, Isolation, Outcome, Resources
 from headrace.executors import wire
@@ -70,6 +71,7 @@ class Bench:
 @pytest.fixture(scope="module", params=list(EXECUTORS))
 def bench(request):
     name = request.param
+    pools.close_all()  # a process can be in one Ray only, and earlier tests may have left theirs
     # Ray keeps descriptors of its own open in a process that has used it.
     with pytest.MonkeyPatch.context() as patch, nothing_left(descriptors=name != "ray"):
         patch.setattr(wire, "BODY", BODY)
@@ -256,6 +258,18 @@ def test_a_killed_ray_worker_loses_its_batch_and_the_pool_goes_on(bench, monkeyp
     child.parent().kill()
     assert heard.end(30).outcome is Outcome.LOST
     assert gone(child.pid), "the child follows its supervisor"
+    assert bench.submit([("ok",)]).end().outcome is Outcome.DONE
+
+
+def test_another_ray_than_there_is_is_refused(bench):
+    if bench.name != "ray":
+        return
+    for other in (RayExecutor(num_cpus=1), RayExecutor(init_kwargs={"resources": {"disk": 1}})):
+        with pytest.raises(ExecutorError, match=r"has a Ray already.*(num_cpus|resources)"):
+            other.open()
+    shared = RayExecutor().open()
+    assert shared.slots(Resources()) == 2
+    shared.close()
     assert bench.submit([("ok",)]).end().outcome is Outcome.DONE
 
 
