@@ -83,13 +83,13 @@ class SlotActor:
         return versions(libraries=True)
 
     def run(self, run_id: str, number: int, payload: bytes) -> Iterator[bytes]:
-        """Run a pickled batch; yields pickled lists of reports, and None where the actor is leaving."""
+        """Run a pickled batch; yields pickles of lists of reports and of whether the actor is leaving."""
         said: queue.SimpleQueue[Report] = queue.SimpleQueue()
         try:
             batch: Batch = pickle.loads(payload)
         except Exception as error:  # noqa: BLE001 - whatever a store's unpickling raises
             end = refused(ExecutorError(f"a Ray worker cannot read the batch: {error}"))
-            yield pickle.dumps([Report(run_id, number, end=end)])
+            yield pickle.dumps(([Report(run_id, number, end=end)], self._leaving))
             return
         thread = threading.Thread(
             target=self._host.run, args=(batch, said.put), name="headrace-slot", daemon=True
@@ -102,10 +102,8 @@ class SlotActor:
                 while True:
                     reports.append(said.get_nowait())
             ended = reports[-1].end is not None
-            yield pickle.dumps(reports, 5)
+            yield pickle.dumps((reports, self._leaving), 5)
         thread.join()
-        if self._leaving:
-            yield pickle.dumps(None)
 
     def control(self, run_id: str, batch: int, request: str, grace: float) -> None:
         """Ask something of the running batch, or of one that comes soon."""
@@ -223,9 +221,10 @@ class RayRunner:
         if asked is not None:
             self._tell(actor, key, *asked)
         for reference in stream:
-            said: list[Report] | None = pickle.loads(ray.get(reference))
-            actor.leaving = actor.leaving or said is None
-            yield from said or ()
+            reports, actor.leaving = pickle.loads(ray.get(reference))
+            yield from reports
+            if reports[-1].end is not None:  # the stream's own end comes some milliseconds later
+                return
 
     def _lost(self, error: RayError, key: tuple[str, int]) -> End:
         if self._was(Control.KILL, key):
