@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from contextlib import suppress
-from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one of ``ru_maxrss``."""
+_SIZES = re.compile(rb"\nVmHWM:\s*(\d+) kB\nVmRSS:\s*(\d+) kB\n.*\nRssFile:\s*(\d+) kB\n")
 
 
 class ResidentMemory:
@@ -21,23 +21,21 @@ class ResidentMemory:
     """
 
     def __init__(self) -> None:
-        with suppress(OSError):
-            _CLEAR.write_text("5")
-        self.before = _own("VmRSS") or _lifelong()
+        with suppress(OSError), open("/proc/self/clear_refs", "wb", buffering=0) as file:
+            file.write(b"5")
+        _, self.before = _own()
 
     def told(self) -> tuple[int, int]:
         """Resident bytes at the beginning, and the most since then."""
-        return self.before, max(self.before, _own("VmHWM") or _lifelong())
+        most, _ = _own()
+        return self.before, max(self.before, most)
 
 
-def _lifelong() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-
-
-def _own(name: str) -> int:
-    """A line of the process's status in bytes, less mapped files; 0 where there is none."""
-    with suppress(OSError, ValueError, KeyError):
-        lines = (line.partition(":") for line in _STATUS.read_text().splitlines())
-        told = {key: value for key, _, value in lines}
-        return (int(told[name].split()[0]) - int(told["RssFile"].split()[0])) << 10
-    return 0
+def _own() -> tuple[int, int]:
+    """The most bytes, and those of now, less mapped files; both lifelong where the system does not tell."""
+    with suppress(OSError), open("/proc/self/status", "rb", buffering=0) as file:
+        if told := _SIZES.search(file.read()):
+            most, now, mapped = map(int, told.groups())
+            return (most - mapped) << 10, (now - mapped) << 10
+    lifelong = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    return lifelong, lifelong

@@ -9,17 +9,18 @@ obeys the control word and reports. User errors become `Failure` records; nothin
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
 import threading
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import compress, repeat
 from operator import is_not, length_hint
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import cloudpickle
 import numpy as np
@@ -58,6 +59,7 @@ from .stages import SCALARS, LoadedStage, load_stage, materialised
 from .tracebacks import Interner, failure_of
 
 _POLL_SECONDS = 0.05
+_IDLE_SECONDS = 1.0
 
 _NOTHING = object()
 _NO_TYPES: frozenset[type] = frozenset()
@@ -275,12 +277,14 @@ class _Body:
         """Items that are over; of those that run one by one."""
         self.known = Interner()
         self.memory = ResidentMemory() if in_child else None
+        self.over = threading.Event()
+        self.telling = threading.Lock()
+        """Held by the clerk while it commits and reports."""
 
     # -------------------------------------------------------------------------------- running
 
     def run(self) -> Outcome:
-        clerk = _Clerk(self)
-        clerk.start()
+        clerk = _Clerk.beside(self)
         try:
             with self._alarms():
                 if self.stages[0].spec.is_async:
@@ -294,7 +298,7 @@ class _Body:
         finally:
             self.marks[Mark.STARTED] = self.started
             self.marks[Mark.RUNNING] = -1
-            clerk.stop()
+            clerk.leave(self)
         if self.cancelled or self.marks[Mark.CONTROL] == 2:
             return Outcome.KILLED
         return Outcome.RECALLED if self.limit < len(self.positions) else Outcome.DONE
@@ -649,30 +653,65 @@ class _Body:
 
 
 class _Clerk(threading.Thread):
-    """Commits and reports beside the running items, and obeys the control word."""
+    """Commits and reports beside the running items, and obeys the control word.
 
-    def __init__(self, body: _Body) -> None:
+    It is there for one batch after another, as a thread's start and end take a fifth of what a short
+    batch takes beside its items, and ends when there was none for a while.
+    """
+
+    idle: ClassVar[list[_Clerk]] = []
+
+    def __init__(self) -> None:
         super().__init__(name="headrace-clerk", daemon=True)
-        self.body = body
-        self.ending = threading.Event()
+        self.desk: queue.SimpleQueue[_Body] = queue.SimpleQueue()
 
-    def stop(self) -> None:
-        self.ending.set()
-        self.join()
+    @classmethod
+    def beside(cls, body: _Body) -> _Clerk:
+        """A clerk for a batch, until it may `leave`."""
+        clerk = None
+        with suppress(IndexError):
+            while clerk is None or not clerk.is_alive():  # none is in a fork
+                clerk = cls.idle.pop()
+        if clerk is None or not clerk.is_alive():
+            clerk = cls()
+            clerk.start()
+        clerk.desk.put(body)
+        return clerk
+
+    def leave(self, body: _Body) -> None:
+        """When it returns, nothing more is told of the batch from here."""
+        body.over.set()
+        with body.telling:
+            self.idle.append(self)
 
     def run(self) -> None:
-        body, batch = self.body, self.body.batch
+        while True:
+            try:
+                self.attend(self.desk.get(timeout=_IDLE_SECONDS))
+            except queue.Empty:
+                with suppress(ValueError):  # it has just been taken
+                    self.idle.remove(self)
+                    return
+
+    def attend(self, body: _Body) -> None:
+        """Look after a batch until its items have ended."""
         flushed = time.monotonic()
-        while not self.ending.wait(_POLL_SECONDS):
-            if body.marks[Mark.CONTROL] == 1:
-                body.recall()
-            now = time.monotonic()
-            due = now - flushed >= batch.flush_seconds or body.pending_bytes() >= batch.flush_bytes
-            if due:
-                body.sink(body.committed())
-                flushed = time.monotonic()
-            elif not body.announced or body.returned.runs:
-                body.sink(body.report())
+        while not body.over.wait(_POLL_SECONDS):
+            with body.telling:
+                if not body.over.is_set():
+                    flushed = self.look(body, flushed)
+
+    def look(self, body: _Body, flushed: float) -> float:
+        """Do what is due; gives when it was last committed."""
+        if body.marks[Mark.CONTROL] == 1:
+            body.recall()
+        batch, now = body.batch, time.monotonic()
+        if now - flushed >= batch.flush_seconds or body.pending_bytes() >= batch.flush_bytes:
+            body.sink(body.committed())
+            return time.monotonic()
+        if not body.announced or body.returned.runs:
+            body.sink(body.report())
+        return flushed
 
 
 def _call_with(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from core.bodies import Bench
 
+from headrace.core import worker
 from headrace.core.context import context
 from headrace.core.errors import StorageError, UnreachableStoreError
 from headrace.core.interfaces import FailureKind, Mark, Outcome, Positions, RefColumn
@@ -241,6 +242,23 @@ def test_finished_items_are_told_while_a_long_one_runs(bench: Bench) -> None:
     thread.join(20)
     assert set(bench.values()) == set(range(5))
     assert bench.end.outcome is Outcome.DONE
+
+
+def test_a_clerk_is_there_for_one_batch_after_another_and_goes_when_idle(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clerks() -> set[threading.Thread]:
+        return {each for each in threading.enumerate() if each.name == "headrace-clerk"}
+
+    monkeypatch.setattr(worker, "_IDLE_SECONDS", 60.0)
+    bench.map(double, range(3))
+    known = clerks()
+    bench.map(double, range(3))
+    assert clerks() <= known
+    monkeypatch.setattr(worker, "_IDLE_SECONDS", 0.01)
+    bench.map(double, range(3))
+    while clerks() & known:
+        time.sleep(0.01)
 
 
 def test_a_recall_hands_back_what_has_not_started_at_once(bench: Bench) -> None:
