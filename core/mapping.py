@@ -189,9 +189,12 @@ def _whole(value: Any) -> Any:
 def _nothing(what: str, items: Mapping[str, Any]) -> str:
     told = ", ".join(f"{name}: {type(_bare(value)).__name__}" for name, value in items.items())
     dicts = [name for name, value in items.items() if isinstance(value, Mapping)]
-    hint = (
-        f"; {dicts[0]} goes whole to every item, use list({dicts[0]}) for its keys" if dicts else ""
-    )
+    datasets = [name for name, value in items.items() if hasattr(_bare(value), "partitions")]
+    hint = ""
+    if dicts:
+        hint = f"; {dicts[0]} goes whole to every item, use list({dicts[0]}) for its keys"
+    elif datasets:
+        hint = f"; for {datasets[0]} give the dataset's .partitions()"
     return (
         f"{what}.map: nothing to map over, no argument is iterable ({told or 'no arguments'}){hint}"
     )

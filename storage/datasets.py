@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -137,7 +138,19 @@ class Dataset(Operations, Shown):
             )
         own, more = self._filter, as_expression(filter)
         both = more if own is None else own if more is None else own & more
+        if both is not None and self._held != ():
+            self._check_filter(both, schema)
         return Scan(schema, wanted, both, self._asked)
+
+    def _check_filter(self, filter: Any, schema: Any) -> None:
+        try:
+            schema.empty_table().filter(filter)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+            raise ConfigurationError(
+                f"the filter {filter} does not fit {self!r}: {str(error).splitlines()[0]}; "
+                f"its columns are {columns or 'none'}"
+            ) from error
 
     @property
     def schema(self) -> Any:
@@ -231,7 +244,7 @@ class Dataset(Operations, Shown):
     def head(self, rows: int = 10) -> Any:
         """The first rows, as a table; reads no more files than it needs."""
         held: list[Any] = []
-        left = rows
+        left = max(0, rows)
         for batch in self.iter_batches():
             held.append(batch.slice(0, left))
             left -= held[-1].num_rows
@@ -299,8 +312,8 @@ class Dataset(Operations, Shown):
         if len(aims) > 1:
             raise ConfigurationError("partitions() takes one of rows=, bytes=, files= and by=")
         size = parse_bytes(bytes) if bytes is not None else DEFAULT_PARTITION_BYTES
-        if any(isinstance(aim, int) and aim < 1 for aim in (rows, size, files)):
-            raise ConfigurationError("partitions() takes positive numbers")
+        for name, aim in (("rows", rows), ("bytes", size), ("files", files)):
+            check_positive(name, aim)
         from .splitting import by_files, by_rows, by_value, may_hold, parts_of, settled
 
         scan = self.scan(None if by is None else [by])
@@ -509,16 +522,22 @@ def as_expression(filter: Any) -> Any:
         ) from error
 
 
-def parse_bytes(size: int | str) -> int:
+def check_positive(name: str, count: int | None) -> None:
+    """Raise `ConfigurationError` for a number of things that is no positive whole one."""
+    if count is not None and (not isinstance(count, Integral) or count < 1):
+        raise ConfigurationError(f"{name}= takes a positive whole number, not {count!r}")
+
+
+def parse_bytes(size: float | str) -> int:
     """A number of bytes, also written as ``"64MB"`` (10**6) or ``"64MiB"`` (2**20).
 
     Raises
     ------
     ConfigurationError
     """
-    if isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", size)
+    if isinstance(size, Real):
+        return int(size)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(size))
     unit = (_UNITS | _BINARY_UNITS).get(match[2].lower()) if match else None
     try:
         if match is None or unit is None:

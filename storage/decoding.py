@@ -43,7 +43,8 @@ def decoded(
         ):
             table = pa.Table.from_batches([batch])
             for name, value in constants:
-                table = table.append_column(name, pa.repeat(value, batch.num_rows))
+                if name not in table.column_names:
+                    table = table.append_column(name, pa.repeat(value, batch.num_rows))
             yield from scan_table(table, scan)
 
 

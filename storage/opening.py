@@ -23,6 +23,7 @@ from .sources import Source
 MANIFEST = "_headrace_manifest.json"
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 Constants = tuple[tuple[str, Any], ...]
+LINES = frozenset({"csv", "jsonl", "text"})
 FORMATS = ("parquet", "arrow", "csv", "jsonl", "text", "files")
 _ENDINGS = {
     ".parquet": "parquet",
@@ -80,6 +81,8 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: An
     out: list[Piece] = []
     for name, info in listed.items():
         own = format or _format_of(source.show(name), location.url)
+        if info.get("size") == 0 and own in LINES:
+            continue  # no rows and no columns, not even a header: jobs leave such files
         told = constants[name] if name in constants else _hive(name[len(path) :] if folder else "")
         out.append(cast(Piece, _piece(source, name, info, own, _typed(told, schema))))
     return out

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.annotations import unmapped
 from ..core.errors import ConfigurationError
 from ..core.futures import MapFuture
-from .datasets import Dataset, parse_bytes
+from .datasets import Dataset, check_positive, parse_bytes
 from .exchange import BucketPiece, ByContent, ByFraction, ByPlace
 from .grouping import map_groups
 from .making import Input, Made, checked_columns
@@ -165,8 +165,8 @@ def repartition(
     if len(aims) != 1:
         raise ConfigurationError("repartition() takes one of rows=, bytes= and files=")
     most = 1 if bytes is None else parse_bytes(bytes)
-    if any(isinstance(aim, int) and aim < 1 for aim in (rows, files, most)):
-        raise ConfigurationError("repartition() takes a positive number")
+    for name, aim in (("rows", rows), ("bytes", most), ("files", files)):
+        check_positive(name, aim)
     source = Input("repartition", dataset)
     if (
         not all(isinstance(piece, PartPiece) for piece in source.pieces)

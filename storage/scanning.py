@@ -129,7 +129,8 @@ class FilePiece:
     def _schema_of(self, fragment: Any) -> Any:
         own = fragment.physical_schema.remove_metadata()
         for name, value in self.constants:
-            own = own.append(pa.field(name, value.type))
+            if name not in own.names:  # else it is written in the file, too, with its type
+                own = own.append(pa.field(name, value.type))
         return own
 
     def count(self) -> int:
@@ -291,8 +292,9 @@ class FilePiece:
         except HeadraceError:
             raise
         except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            hint = "; JSON lines have an object in each line" if self.format == "jsonl" else ""
             raise ConfigurationError(
-                f"{self.name} cannot be read as {self.format}: {str(error).splitlines()[0]}"
+                f"{self.name} cannot be read as {self.format}: {str(error).splitlines()[0]}{hint}"
             ) from error
         except OSError as error:
             raise as_storage_error(error, "read", self.name) from error

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..core.errors import ConfigurationError
@@ -21,6 +21,7 @@ from .partitions import ROW_GROUP_ROWS, dictionary_columns
 
 STAGED = ".staged"
 """Ending of a file's name until it counts: no tool that looks for Parquet or Arrow files takes it."""
+_ROW = "__headrace_row"
 
 
 @dataclass(slots=True)
@@ -93,17 +94,14 @@ class DatasetWriter:
         if not self._by:
             yield "", table
             return
-        keys = table.select(self._by)
         rest = table.drop_columns(self._by)
-        for row in keys.group_by(self._by, use_threads=False).aggregate([]).to_pylist():
-            mask = None
-            for name, value in row.items():
-                column = keys.column(name)
-                test = pc.is_null(column) if value is None else pc.equal(column, value)
-                mask = test if mask is None else pc.and_(mask, test)
+        keys = table.select(self._by).append_column(_ROW, pa.array(np.arange(table.num_rows)))
+        groups = keys.group_by(self._by, use_threads=False).aggregate([(_ROW, "list")])
+        rows = groups.column(f"{_ROW}_list")
+        for row, own in zip(groups.select(self._by).to_pylist(), rows, strict=True):
             folder = "".join(f"{quote(n, safe='')}={_folder_text(v)}/" for n, v in row.items())
             self._values[folder] = {n: None if v is None else str(v) for n, v in row.items()}
-            yield folder, rest.filter(mask)
+            yield folder, rest.take(own.values)
 
     def _write_some(self, folder: str, table: Any) -> int:
         """Write the rows that the open file has room for; returns how many."""

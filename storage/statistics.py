@@ -45,7 +45,8 @@ def of_piece(piece: FilePiece, footer: Any) -> Columns:
     rows = sum(footer.row_group(group).num_rows for group in groups)
     for name, value in piece.constants:
         plain = value.as_py()
-        found[name] = ColumnStatistics(plain, plain, 0 if value.is_valid else rows)
+        told = ColumnStatistics(plain, plain, 0 if value.is_valid else rows)
+        found.setdefault(name, told)  # the file may have the column, too, with its type
     return found
 
 

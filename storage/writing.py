@@ -13,7 +13,7 @@ from ..core.annotations import unmapped
 from ..core.context import FLOW_RUN, TASK_RUN
 from ..core.futures import MapFuture
 from ..core.tasks import task
-from .datasets import Dataset, open_dataset
+from .datasets import Dataset, check_positive, open_dataset
 from .exchange import ByContent
 from .grouping import groups_of
 from .increments import Plan, planned, sources_of
@@ -41,6 +41,8 @@ def write_dataset(
     removed: str,
 ) -> Dataset:
     """See `Dataset.write`."""
+    check_positive("max_rows_per_file", max_rows)
+    check_positive("max_bytes_per_file", max_bytes)
     flow_run = FLOW_RUN.get() if TASK_RUN.get() is None else None
     target = Target(
         parse_location(uri),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from headrace import allow_failure, quote, unmapped
+from headrace import Dataset, allow_failure, quote, unmapped
 from headrace.core.binding import Shape
 from headrace.core.errors import MappingError
 from headrace.core.mapping import column, is_iterable, split
@@ -101,6 +101,8 @@ def test_nothing_iterable_names_what_there_was():
         taken(add, 1, "abc")
     with pytest.raises(MappingError, match=r"use list\(x\) for its keys"):
         taken(add, {"a": 1})
+    with pytest.raises(MappingError, match=r"for x give the dataset's \.partitions\(\)"):
+        taken(add, Dataset([]), 1)
 
 
 def test_a_future_that_holds_no_iterable_goes_whole():

@@ -159,7 +159,17 @@ def test_a_partition_is_a_small_handle_that_travels(local_run: ArrowRunStore):
 
 
 @pytest.mark.parametrize(
-    "aim", [{"rows": 0}, {"bytes": "-1"}, {"bytes": "many"}, {"rows": 1, "files": 1}, {"files": -1}]
+    "aim",
+    [
+        {"rows": 0},
+        {"rows": "10"},
+        {"rows": 1.5},
+        {"bytes": "-1"},
+        {"bytes": "many"},
+        {"bytes": []},
+        {"rows": 1, "files": 1},
+        {"files": -1},
+    ],
 )
 def test_odd_aims_are_told(local_run: ArrowRunStore, aim: dict[str, Any]):
     with pytest.raises(ConfigurationError):
@@ -167,8 +177,9 @@ def test_odd_aims_are_told(local_run: ArrowRunStore, aim: dict[str, Any]):
 
 
 def test_sizes_are_read():
-    sizes = ["64MB", "64 MiB", "1.5kb", 7, "10", "2GiB"]
-    assert [parse_bytes(size) for size in sizes] == [64_000_000, 64 << 20, 1500, 7, 10, 2 << 30]
+    sizes = ["64MB", "64 MiB", "1.5kb", 7, 1e6, "10", "2GiB"]
+    read = [64_000_000, 64 << 20, 1500, 7, 10**6, 10, 2 << 30]
+    assert [parse_bytes(size) for size in sizes] == read
 
 
 # ------------------------------------------------------------------------------ files of all formats
@@ -280,7 +291,38 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"no column 'z'.*it has a"):
         dataset_of_table(pa.table({"a": [1]})).to_table(columns=["z"])
     (tmp_path / "empty").mkdir()
-    assert open_dataset(tmp_path / "empty").to_table().num_rows == 0
+    assert open_dataset(tmp_path / "empty", filter=[("a", ">", 1)]).to_table().num_rows == 0
+    (tmp_path / "list.json").write_text('[{"a": 1}]')
+    with pytest.raises(ConfigurationError, match=r"list\.json.*an object in each line"):
+        open_dataset(tmp_path / "list.json").to_table()
+    for odd in ([("z", ">", 1)], [("a", ">", "x")]):  # told before anything runs
+        with pytest.raises(
+            ConfigurationError, match=r"filter .* does not fit .*columns are a: int64"
+        ):
+            Dataset(dataset_of_table(pa.table({"a": [1]})).pieces, filter=odd).partitions()
+    with pytest.raises(ConfigurationError, match=r"pyarrow\.Schema"):
+        open_dataset(tmp_path, schema={"a": "int64"})
+
+
+def test_files_without_a_byte_have_no_rows(tmp_path: Path):
+    for ending, data in (("csv", "a\n1\n"), ("jsonl", '{"a": 1}\n'), ("txt", "1\n")):
+        (tmp_path / ending).mkdir()
+        (tmp_path / ending / f"1.{ending}").write_text("")
+        (tmp_path / ending / f"2.{ending}").write_text(data)
+        assert open_dataset(tmp_path / ending).to_table().num_rows == 1
+        assert open_dataset(tmp_path / ending / f"1.{ending}").to_table().num_rows == 0
+
+
+def test_a_column_of_folder_and_file_is_the_files(tmp_path: Path):
+    for year in (2025, 2026):
+        (tmp_path / f"year={year}").mkdir()
+        data = parquet(pa.table({"year": [year], "n": [1]}))
+        (tmp_path / f"year={year}" / "x.parquet").write_bytes(data)
+    tree = open_dataset(tmp_path, filter=[("year", ">", 2025)])
+    assert [part.to_table().to_pydict() for part in tree.partitions(bytes=1)] == [
+        {"year": [2026], "n": [1]}
+    ]
+    assert tree.partitions()[0].statistics["year"].max == 2026
 
 
 def test_files_that_differ_unify_or_say_how(tmp_path: Path):
@@ -409,6 +451,16 @@ def test_columns_become_folders_and_come_back_with_their_types(tmp_path: Path):
         dataset_of_table(table).write(tmp_path / "x", partition_by=["n", "kind", "year"])
 
 
+def test_each_row_goes_into_one_folder(tmp_path: Path):
+    """Also where equality says otherwise: NaN is not NaN, and -0.0 is 0.0."""
+    keys = [0.0, -0.0, float("nan"), None, float("nan"), 1.0]
+    table = pa.table({"key": keys, "row": range(6)})
+    written = dataset_of_table(table).write(tmp_path / "out", partition_by="key").to_table()
+    found = dict(zip(written["row"].to_pylist(), map(str, written["key"].to_pylist()), strict=True))
+    assert len(written) == 6
+    assert found == dict(enumerate(map(str, keys)))
+
+
 def test_rows_without_columns_are_counted_and_not_written(tmp_path: Path):
     pq.write_table(pa.table({"n": range(10)}), tmp_path / "in.parquet")
     bare = open_dataset(tmp_path / "in.parquet").select([])
@@ -469,7 +521,10 @@ def test_no_rows_are_written_as_a_file_that_tells_the_schema(tmp_path: Path):
     assert written.num_rows == 0
 
 
-@pytest.mark.parametrize("odd", [{"format": "xml"}, {"mode": "maybe"}])
+@pytest.mark.parametrize(
+    "odd",
+    [{"format": "xml"}, {"mode": "maybe"}, {"max_rows_per_file": 0}, {"max_bytes_per_file": "0"}],
+)
 def test_odd_ways_to_write_are_told(tmp_path: Path, odd: dict[str, Any]):
-    with pytest.raises(ConfigurationError, match="use"):
+    with pytest.raises(ConfigurationError, match=r"use|positive"):
         dataset_of_table(TABLE).write(tmp_path / "out", **odd)
