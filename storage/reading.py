@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
+from .nodedata import PartPiece
 from .pieces import Piece, Scan
 from .scanning import FilePiece
 
@@ -18,7 +20,7 @@ _AHEAD = 16
 def batches_of(pieces: Sequence[Piece], scan: Scan) -> Iterator[Any]:
     """Their record batches. What is large streams: pyarrow reads ahead within it."""
     rest = iter(pieces)
-    held: deque[tuple[Piece, Future[list[Any]] | None]] = deque()
+    held: deque[tuple[Piece, int, Future[Iterable[Any]] | None]] = deque()
     size = 0
     pool = ThreadPoolExecutor(_AHEAD, "headrace-read-ahead")  # a thread begins with its first task
     try:
@@ -27,24 +29,37 @@ def batches_of(pieces: Sequence[Piece], scan: Scan) -> Iterator[Any]:
                 piece = next(rest, None)
                 if piece is None:
                     break
-                ahead = _is_fetched_whole(piece)
-                size += piece.bytes if ahead else 0
-                held.append((piece, pool.submit(_whole, piece, scan) if ahead else None))
+                fetched = _fetched_bytes(piece)
+                read = _whole if fetched <= _SMALL else _begun
+                ahead = 0 < fetched <= _AHEAD_BYTES
+                size += fetched if ahead else 0
+                held.append((piece, fetched, pool.submit(read, piece, scan) if ahead else None))
             if not held:
                 return
-            piece, fetched = held.popleft()
-            if fetched is None:
+            piece, fetched, batches = held.popleft()
+            if batches is None:
                 yield from piece.batches(scan)
             else:
-                size -= piece.bytes
-                yield from fetched.result()
+                size -= fetched
+                yield from batches.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _is_fetched_whole(piece: Piece) -> bool:
-    return isinstance(piece, FilePiece) and not piece.source.local and piece.bytes <= _SMALL
+def _fetched_bytes(piece: Piece) -> int:
+    """What reading it takes over the network."""
+    if isinstance(piece, FilePiece):
+        return 0 if piece.source.local else piece.bytes
+    if isinstance(piece, PartPiece):
+        return 0 if piece.on_disk else piece.part.bytes
+    return 0
 
 
-def _whole(piece: Piece, scan: Scan) -> list[Any]:
+def _whole(piece: Piece, scan: Scan) -> Iterable[Any]:
     return list(piece.batches(scan))
+
+
+def _begun(piece: Piece, scan: Scan) -> Iterable[Any]:
+    """With its first batch at hand; what is behind that, pyarrow fetches by itself."""
+    batches = piece.batches(scan)
+    return chain([each for each in [next(batches, None)] if each is not None], batches)

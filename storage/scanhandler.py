@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from .cutting import Span, SpanFile
-
-if TYPE_CHECKING:
-    from .sources import Source
+from .sources import Source, whole
 
 
 class UncachedHandler(fs.FSSpecHandler):
@@ -48,14 +46,11 @@ class WholeHandler(fs.FSSpecHandler):
 class HeldHandler(fs.FSSpecHandler):
     """Opens one file, as often as it is asked to, from its bytes: looked at and read, it is fetched once."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source.filesystem)
-        self._source = source
-        self._held: bytes | None = None
+    _held: bytes | None = None
 
     def open_input_file(self, path: str) -> Any:
         if self._held is None:
-            self._held = self._source.whole(path)
+            self._held = whole(self.fs, path)
         return pa.BufferReader(self._held)
 
     def open_input_stream(self, path: str) -> Any:

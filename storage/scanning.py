@@ -23,7 +23,7 @@ from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
 from .scanhandler import HeldHandler, LinesHandler
-from .sources import Source
+from .sources import Source, whole
 from .unifying import check_fits
 
 TEXT_SCHEMA = pa.schema([("text", pa.string())])
@@ -108,7 +108,7 @@ class FilePiece:
             options["partition_expression"] = reduce(and_, tests)
         handlers: Any = HeldHandler, LinesHandler  # abstract, say the stubs
         if held and self._is_small_and_remote:
-            filesystem = PyFileSystem(handlers[0](self.source))
+            filesystem = PyFileSystem(handlers[0](self.source.filesystem))
         elif self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
             filesystem = PyFileSystem(handlers[1](self.source, self.span))
         else:
@@ -252,9 +252,7 @@ class FilePiece:
         """A raw file as one row; its bytes are read only where they are wanted."""
         content: bytes | None = None
         if scan.columns is None or "content" in scan.columns or scan.filter is not None:
-            system = self.source.filesystem
-            fetch = self.source.whole if self._is_small_and_remote else system.cat_file
-            content = retrying(lambda: fetch(self.path), operation="read", url=self.name)
+            content = retrying(self._fetched, operation="read", url=self.name)
         row = {
             "path": self.name,
             "size": self.size,
@@ -264,6 +262,11 @@ class FilePiece:
         }
         columns = [pa.array([row[f.name]], f.type) for f in FILES_SCHEMA]
         return pa.table(columns, schema=FILES_SCHEMA)
+
+    def _fetched(self) -> bytes:
+        system = self.source.filesystem
+        small = self._is_small_and_remote
+        return whole(system, self.path) if small else system.cat_file(self.path)
 
     def _texts(self) -> Iterator[Any]:
         """Lines without their ends, as UTF-8; what is not UTF-8 is replaced."""
@@ -280,7 +283,7 @@ class FilePiece:
 
     def _open_text(self) -> Any:
         if self._is_small_and_remote and not self.path.lower().endswith(_COMPRESSED):
-            return io.BytesIO(self.source.whole(self.path))
+            return io.BytesIO(self._fetched())
         if self.span is None:
             return self.source.filesystem.open(self.path, "rb", compression="infer")
         return io.BufferedReader(SpanFile(self.source.open_lines(self.path), self.span), 1 << 20)

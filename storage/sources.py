@@ -67,12 +67,6 @@ class Source:
             handler = fs.FSSpecHandler
         return fs.PyFileSystem(handler(self.filesystem))
 
-    def whole(self, path: str) -> bytes:
-        """A file's bytes, by one request: s3fs would ask for the size first, to fetch parts side by side."""
-        system = self.filesystem
-        alone = {"max_concurrency": 1} if hasattr(system, "max_concurrency") else {}
-        return system.cat_file(path, **alone)
-
     def open_lines(self, path: str) -> Any:
         """A file that is read from its begin to its end, or from somewhere on: fetched ahead."""
         if self.local:
@@ -88,3 +82,9 @@ class Source:
         return without_secrets(
             path if "://" in path else f"{self.location.scheme}://{path.lstrip('/')}"
         )
+
+
+def whole(filesystem: Any, path: str) -> bytes:
+    """A file's bytes, by one request: s3fs would ask for the size first, to fetch parts side by side."""
+    alone = {"max_concurrency": 1} if hasattr(filesystem, "max_concurrency") else {}
+    return filesystem.cat_file(path, **alone)

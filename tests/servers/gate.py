@@ -17,6 +17,8 @@ class Gate:
         self.port = 0
         self.silent = 0
         """So many of the next connections get no answer."""
+        self.lag_seconds = 0.0
+        """What is sent to the server is held back for so long, as by a long way."""
         self.server: asyncio.Server | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.new_event_loop()
@@ -69,7 +71,7 @@ class Gate:
                     return
                 there, back = await asyncio.open_connection(*self.target)
                 ends.append(back)
-                await asyncio.gather(_pump(reader, back), _pump(there, writer))
+                await asyncio.gather(_pump(reader, back, self.lag_seconds), _pump(there, writer))
         except asyncio.CancelledError:
             for end in ends:
                 end.transport.abort()
@@ -80,9 +82,12 @@ class Gate:
             self.tasks.discard(task)
 
 
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _pump(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, lag_seconds: float = 0
+) -> None:
     try:
         while data := await source.read(1 << 16):
+            await asyncio.sleep(lag_seconds)
             sink.write(data)
             await sink.drain()
     finally:

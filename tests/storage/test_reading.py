@@ -6,7 +6,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,13 +21,15 @@ import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.object_store import ObjectStore
+from storage.batches import commit
 
 from headrace.core.errors import ConfigurationError, NotFoundError
-from headrace.storage import decoding, scanning
+from headrace.storage import decoding, reading, scanning
 from headrace.storage.cutting import SpanFile, csv_spans, line_spans
 from headrace.storage.datasets import Dataset, open_dataset
+from headrace.storage.nodedata import PartPiece
 from headrace.storage.statistics import ColumnStatistics
-from headrace.storage.store import ArrowStore
+from headrace.storage.store import ArrowRunStore, ArrowStore
 
 CELLS = st.text(st.sampled_from('ab",\n\r '), max_size=6)
 
@@ -289,6 +291,28 @@ def test_many_small_files_are_read_in_order(store: ArrowStore):
     if store.location.scheme in ("s3", "gs"):
         etags = part.to_table(columns=["etag"])["etag"].to_pylist()
         assert len(set(etags)) == 40 and min(map(len, etags)) > 5
+
+
+@pytest.mark.parametrize("small", [0, 8 << 20])
+def test_files_and_partitions_of_a_store_are_read_ahead(
+    small: int, make_run: Callable[[str], ArrowRunStore], monkeypatch: pytest.MonkeyPatch
+):
+    run = make_run("memory")
+    monkeypatch.setattr(reading, "_SMALL", small)
+    tables = [pa.table({"n": [number] * number}) for number in range(1, 29)]
+    made = run.dataset(commit(run, tables, range(1, 28), inline_bytes=0))
+    made.write(f"{run.url}/files", max_rows_per_file=7)
+    files = open_dataset(f"{run.url}/files")
+    for kind, dataset in ((PartPiece, made), (scanning.FilePiece, files)):
+        two, batches = threading.Barrier(2, timeout=20), kind.batches
+
+        def batches_in_pairs(piece: Any, scan: Any, two: Any = two, batches: Any = batches) -> Any:
+            two.wait()
+            yield from batches(piece, scan)
+
+        assert len(dataset.pieces) % 2 == 0
+        monkeypatch.setattr(kind, "batches", batches_in_pairs)
+        assert dataset.to_table()["n"].to_pylist() == [n for n in range(1, 29) for _ in range(n)]
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet", "text", "files"])
