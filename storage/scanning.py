@@ -118,7 +118,8 @@ class FilePiece:
     @property
     def _is_small_and_remote(self) -> bool:
         most = _LOOKED_AT if self.format == "parquet" else _WHOLE
-        return self.span is None and not self.source.local and self.size <= most
+        known = 0 < self.size <= most  # 0: a server of https:// may not have told
+        return self.span is None and not self.source.local and known
 
     def schema(self) -> Any:
         if self.format in FIXED_SCHEMAS:
