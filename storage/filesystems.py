@@ -48,6 +48,8 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
         if scheme == "gs":
             return _google(reveal(options))
         filesystem, _ = url_to_fs(location.source, use_listings_cache=False, **reveal(options))
+        if type(filesystem).__module__ == "s3fs.core" and filesystem.session is None:
+            filesystem.session = _session(filesystem.kwargs)
     except ImportError as error:
         raise MissingExtraError(_missing(scheme, location.url, error)) from error
     except (TypeError, ValueError) as error:
@@ -55,8 +57,6 @@ def open_filesystem(location: Location, options: Mapping[str, Any]) -> Any:
         raise ConfigurationError(
             f"storage options ({names}) do not fit {location.url}: {error}"
         ) from error
-    if type(filesystem).__module__ == "s3fs.core" and filesystem.session is None:
-        filesystem.session = _session(filesystem.kwargs)
     return filesystem
 
 

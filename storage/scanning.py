@@ -296,9 +296,11 @@ class FilePiece:
         except HeadraceError:
             raise
         except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            hint = "; JSON lines have an object in each line" if self.format == "jsonl" else ""
+            told = str(error).splitlines()[0]
+            if "JSON parse error" in told and "Column(/" not in told:  # not of one column's type
+                told += "; JSON lines have an object in each line"
             raise ConfigurationError(
-                f"{self.name} cannot be read as {self.format}: {str(error).splitlines()[0]}{hint}"
+                f"{self.name} cannot be read as {self.format}: {told}"
             ) from error
         except OSError as error:
             raise as_storage_error(error, "read", self.name) from error

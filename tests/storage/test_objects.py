@@ -130,6 +130,11 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_options_that_do_not_fit_are_told_without_their_values(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(
+        ConfigurationError, match=r"storage options \(endpoint\) do not fit .*Session"
+    ):
+        ArrowStore("s3://b/x", {"endpoint": "http://127.0.0.1:9"}).check()
+
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise TypeError("unexpected keyword argument")
 
