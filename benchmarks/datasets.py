@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def main() -> None:
     if arguments.case:
         engine, operation, source, target = arguments.case
         os.environ["PARTITION_BYTES"] = arguments.partition_bytes
-        run_case(engine, operation, source, target)
+        case = CASES[engine]()
+        run_case(lambda: case(operation, source, target))
         return
     report.machine("ray", "dask", "duckdb", "polars")
     folder = Path(tempfile.mkdtemp(prefix="headrace-datasets-"))
@@ -96,8 +97,15 @@ def synthesise(folder: Path, gigabytes: float) -> Path:
     return folder
 
 
-def measured(command: list[str], timeout: float) -> dict[str, tuple[float, str]] | str:
-    """Wall and core seconds of the operation itself, and the most memory that any process held."""
+def measured(
+    command: list[str],
+    timeout: float,
+    look: Callable[[float, Sequence[Any]], None] = lambda _seconds, _processes: None,
+) -> dict[str, tuple[float, str]] | str:
+    """Wall and core seconds of the operation itself, and the most memory that any process held.
+
+    ``look`` is called ten times a second with the seconds since the start and the processes below.
+    """
     import psutil
 
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -112,8 +120,10 @@ def measured(command: list[str], timeout: float) -> dict[str, tuple[float, str]]
                 child.wait()
                 return f"not done after {timeout:g} s"
             driver = max(driver, own_memory(child.pid))
-            for process in me.children(recursive=True):
+            below = me.children(recursive=True)
+            for process in below:
                 worker = max(worker, own_memory(process.pid))
+            look(time.monotonic() - began, below)
             time.sleep(0.1)
         out.seek(0)
         err.seek(0)
@@ -141,13 +151,13 @@ def own_memory(pid: int) -> int:
     )
 
 
-def run_case(engine: str, operation: str, source: str, target: str) -> None:
+def run_case(case: Callable[[], object]) -> None:
+    """In the process of a case: tell `measured` what it took."""
     import psutil
 
-    case = CASES[engine]()
     me = psutil.Process()
     before = report.core_seconds(me)
-    wall = report.timed(lambda: case(operation, source, target))
+    wall = report.timed(case)
     print(json.dumps({"wall": wall, "cores": report.core_seconds(me) - before}), flush=True)
 
 
@@ -183,11 +193,16 @@ def checked(operation: str, source: Path, target: Path) -> None:
         import pyarrow.dataset as ds
 
         last = -1.0
-        for path in sorted(target.rglob("*.parquet"), key=_numbers):
+        for path in in_order(target):
             column = ds.dataset(path).to_table(columns=["value"])["value"].to_numpy()
             if len(column) and (column[0] < last or (column[1:] < column[:-1]).any()):
                 raise RuntimeError(f"{path} is not in order")
             last = float(column[-1]) if len(column) else last
+
+
+def in_order(folder: Path) -> list[Path]:
+    """The Parquet files of a folder in the order of their rows."""
+    return sorted(folder.rglob("*.parquet"), key=_numbers)
 
 
 def _numbers(path: Path) -> list[int]:

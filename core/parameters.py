@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import reprlib
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from inspect import Parameter
@@ -21,6 +20,7 @@ from pydantic_core import SchemaError, to_jsonable_python
 
 from .annotations import quote
 from .errors import ParameterError
+from .hints import hints_of
 
 _LONG = 10_000
 """Containers with more elements, and values with more characters of JSON, are stored shortened."""
@@ -36,7 +36,7 @@ def model_of(fn: Any) -> type[BaseModel]:
 
     An annotation that pydantic cannot use accepts anything.
     """
-    hints = _hints(fn)
+    hints = hints_of(fn, include_extras=True)
     fields: dict[str, Any] = {}
     for index, parameter in enumerate(inspect.signature(fn).parameters.values()):
         default = ... if parameter.default is Parameter.empty else parameter.default
@@ -50,22 +50,6 @@ def model_of(fn: Any) -> type[BaseModel]:
         fields[f"p{index}"] = (hint, Field(default, alias=parameter.name))
     name = getattr(fn, "__name__", "Parameters")
     return create_model(name, __config__=_CONFIG, **fields)
-
-
-def _hints(fn: Any) -> dict[str, Any]:
-    """Annotations by parameter; one whose names do not resolve is left out, alone."""
-    try:
-        return typing.get_type_hints(fn, include_extras=True)
-    except Exception:  # noqa: BLE001 - annotations are user code and may raise anything
-        found: dict[str, Any] = {}
-        for name, hint in getattr(fn, "__annotations__", {}).items():
-            probe: Any = type("Probe", (), {"__annotations__": {name: hint}})
-            scope = getattr(inspect.unwrap(fn), "__globals__", {})
-            try:
-                found.update(typing.get_type_hints(probe, scope, scope, include_extras=True))
-            except Exception:  # noqa: BLE001, S112 - see above
-                continue
-        return found
 
 
 def _usable(hint: Any) -> bool:

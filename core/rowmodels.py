@@ -8,21 +8,16 @@ import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
+from .hints import hints_of
+
 _MANY = frozenset({list, Sequence, Iterable, Iterator, Generator})
 
 
 def parameter_hints(fn: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of the parameters, as far as they can be told."""
-    hints = _hints(fn)
+    """Annotations of the parameters; of those that do not resolve the text."""
+    hints = {**getattr(fn, "__annotations__", {}), **hints_of(fn)}
     hints.pop("return", None)
     return hints
-
-
-def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(fn)
-    except Exception:  # noqa: BLE001 - annotations are user code: those that fail ask for nothing
-        return dict(getattr(fn, "__annotations__", {}))
 
 
 def is_model(annotation: Any) -> bool:
@@ -42,7 +37,7 @@ def models_of(fn: Callable[..., Any]) -> dict[str, Any]:
 
 def returned_models(fn: Callable[..., Any]) -> list[Any]:
     """The models of which its return annotation says that it gives one, some or none."""
-    return list(dict.fromkeys(_models_in(_hints(fn).get("return"))))
+    return list(dict.fromkeys(_models_in(hints_of(fn).get("return"))))
 
 
 def _models_in(annotation: Any) -> Iterator[Any]:

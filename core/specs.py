@@ -7,19 +7,18 @@ import hashlib
 import inspect
 import pickle
 import types
-import typing
 from collections.abc import Callable
 from typing import Any
 
 from .calls import Call
 from .errors import UnpicklableError
+from .hints import form_of
 from .interfaces import RunStore, StageSpec, spec_path
 from .livecode import Live
 from .packing import Packed, pack_static
 from .rowmodels import is_model, parameter_hints, returned_models
 from .shipping import bundle, pickle_function
 
-_FRAMES = frozenset({"pyarrow", "pandas", "polars"})
 _NOTHING = pack_static({}, live=False)
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -98,7 +97,7 @@ class SpecWriter:
             var_positional=var_positional if var_positional in given else None,
             var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
             positional=_positional(parameters, mapped, call),
-            adapt=tuple((name, hint) for name, hint in hints.items() if _is_frame(hint)),
+            adapt=tuple((name, hint) for name, hint in hints.items() if form_of(hint)),
             models=models,
             gives=tuple(self._code(model, call) for model in returned_models(call.fn))
             if models
@@ -184,16 +183,6 @@ def _positional(
     if tuple(names[: len(mapped)]) == mapped and len(must) <= len(mapped):
         return mapped
     return must
-
-
-def _is_frame(hint: Any) -> bool:
-    if typing.get_origin(hint) is list and typing.get_args(hint)[:1]:
-        inner = typing.get_args(hint)[0]
-        return inner is dict or typing.get_origin(inner) is dict
-    if not isinstance(hint, type):
-        return False
-    root = hint.__module__.partition(".")[0]
-    return root in _FRAMES or (hint.__name__ == "Dataset" and ".storage." in hint.__module__)
 
 
 def schema_of(call: Call) -> bytes | None:

@@ -6,13 +6,12 @@ for them. What is not Arrow data passes unchanged.
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.hints import FRAMES, form_of
 from ..core.interfaces import Manifest, RefColumn
 from ..core.rowmodels import is_model
 from .loading import places_of
@@ -20,66 +19,6 @@ from .tables import one_batch
 
 if TYPE_CHECKING:
     from .store import ArrowRunStore
-
-_FORMS = {
-    ("pyarrow", "Table"): "table",
-    ("pyarrow", "RecordBatch"): "batch",
-    ("pyarrow", "RecordBatchReader"): "reader",
-    ("pandas", "DataFrame"): "pandas",
-    ("polars", "DataFrame"): "polars",
-    ("polars", "LazyFrame"): "lazy",
-    ("headrace", "Dataset"): "dataset",
-}
-_TEXTS = {
-    "pa.Table": "table",
-    "pa.RecordBatch": "batch",
-    "pa.RecordBatchReader": "reader",
-    "pd.DataFrame": "pandas",
-    "pl.DataFrame": "polars",
-    "pl.LazyFrame": "lazy",
-    "Dataset": "dataset",
-}
-
-
-def form_of(annotation: Any) -> str | None:
-    """The form that an annotation asks for, or None where it asks for none.
-
-    Of a union the first member that asks for one counts.
-    """
-    if isinstance(annotation, str):
-        return _form_of_text(annotation)
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return form_of(typing.get_args(annotation)[0])
-    if origin is typing.Union or origin is types.UnionType:
-        found = (form_of(member) for member in typing.get_args(annotation))
-        return next((form for form in found if form is not None), None)
-    if origin in (list, typing.Sequence) or (
-        origin is not None and getattr(origin, "__name__", "") in ("Sequence", "Iterable")
-    ):
-        inner = typing.get_args(annotation)
-        return "rows" if inner and _is_dict(inner[0]) else None
-    if isinstance(annotation, type):
-        root = annotation.__module__.partition(".")[0]
-        return _FORMS.get((root, annotation.__qualname__))
-    return None
-
-
-def _is_dict(annotation: Any) -> bool:
-    return annotation is dict or typing.get_origin(annotation) is dict
-
-
-def _form_of_text(text: str) -> str | None:
-    plain = text.replace(" ", "").strip("'\"")
-    for part in plain.split("|"):
-        if part in _TEXTS:
-            return _TEXTS[part]
-        root, _, name = part.rpartition(".")
-        if (root.partition(".")[0], name) in _FORMS:
-            return _FORMS[root.partition(".")[0], name]
-        if part == "list[dict]" or part.startswith("list[dict["):
-            return "rows"
-    return None
 
 
 def form_of_value(value: Any) -> str | None:
@@ -90,7 +29,7 @@ def form_of_value(value: Any) -> str | None:
     root = cls.__module__.partition(".")[0]
     if root not in ("pyarrow", "pandas", "polars", "headrace"):
         return None
-    return _FORMS.get((root, cls.__qualname__))
+    return FRAMES.get((root, cls.__qualname__))
 
 
 def adapt(value: Any, annotation: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.annotations import unmapped
+from ..core.hints import form_of
+from ..core.rowmodels import parameter_hints
 from ..core.tasks import Task
-from .adapting import convert, form_of
+from .adapting import convert
 from .datasets import Dataset
 from .exchange import HASH, ByContent, as_table, first_rows, hash_ranges, rows_of_groups, runs_of
 from .making import Input, Made, checked_columns
@@ -51,11 +52,7 @@ def _over_groups(function: Callable[[Any], Any], columns: tuple[str, ...]) -> Ca
 
 def _form_of(function: Callable[..., Any]) -> str:
     """The form in which a function's first parameter wants its rows."""
-    try:
-        hints = typing.get_type_hints(function)
-    except Exception:  # noqa: BLE001 - annotations are user code: those that fail ask for nothing
-        hints = dict(getattr(function, "__annotations__", {}))
-    hints.pop("return", None)
+    hints = parameter_hints(function)
     return form_of(next(iter(hints.values()), None)) or "table"
 
 

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 from storage.batches import commit
 
-from headrace.storage.adapting import adapt, form_of
+from headrace import flow, task
+from headrace.core.hints import form_of, hints_of
+from headrace.storage.adapting import adapt
 from headrace.storage.datasets import Dataset
 from headrace.storage.store import ArrowRunStore
 
@@ -109,3 +111,33 @@ def test_frames_are_imported_by_those_who_use_them():
         "assert not {'pandas', 'polars', 's3fs', 'gcsfs'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ------------------------------------------------------------------- annotations as texts
+
+
+def test_names_of_functions_around_are_found_and_one_that_is_missing_spoils_no_other():
+    import decimal as around
+
+    def late(here, missing, number):
+        return around.Decimal(number)
+
+    late.__annotations__ = {"here": "around.Decimal", "missing": "nowhere.Thing", "number": "int"}
+    assert hints_of(late) == {"here": around.Decimal, "number": int}
+
+
+@pytest.mark.parametrize(
+    "text", ["pl.DataFrame", "polars.DataFrame | None", "list[dict[str, int]]"]
+)
+def test_a_task_gets_the_form_whose_name_was_imported_for_checkers_alone(text: str):
+    def first(rows, other=None):
+        return [type(rows).__module__.partition(".")[0], type(rows).__name__]
+
+    first.__annotations__ = {"rows": text, "other": "nowhere.Thing"}
+
+    @flow(executor="inline")
+    def job() -> list[str]:
+        return task(first).map([TABLE])[0].result()
+
+    expected = ["builtins", "list"] if "list" in text else ["polars", "DataFrame"]
+    assert job() == expected
