@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from .pieces import Scan, scan_table
 
-_LARGE_BYTES = 64 << 20
+LARGE_BYTES = 64 << 20
 _LARGE_ROWS = 2 << 20
 """What is encoded by a dictionary can be small in the file."""
 _BATCH_BYTES = 8 << 20
@@ -24,7 +24,21 @@ _BUFFERS = 64 << 20
 
 def is_large(groups: Sequence[Any]) -> bool:
     """Whether one of a fragment's row groups is too large to be decoded at once."""
-    return any(g.total_byte_size > _LARGE_BYTES or g.num_rows > _LARGE_ROWS for g in groups)
+    return any(g.total_byte_size > LARGE_BYTES or g.num_rows > _LARGE_ROWS for g in groups)
+
+
+def windows(groups: Sequence[Any]) -> Iterator[list[int]]:
+    """Numbers of row groups that are read together: of those, pyarrow holds all bytes, and reads on ahead."""
+    window: list[int] = []
+    size = 0
+    for group in groups:
+        if window and size + group.total_byte_size > LARGE_BYTES:
+            yield window
+            window, size = [], 0
+        window.append(group.id)
+        size += group.total_byte_size
+    if window:
+        yield window
 
 
 def decoded(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
+from itertools import chain
 from operator import and_
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from pyarrow.fs import PyFileSystem
 from ..core.errors import ConfigurationError, HeadraceError
 from ..core.interfaces import Origin
 from .cutting import Span, SpanFile, csv_spans, line_spans
-from .decoding import decoded, is_large
+from .decoding import LARGE_BYTES, decoded, is_large, windows
 from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
@@ -235,6 +236,7 @@ class FilePiece:
         if scan.asked:
             own = self.schema() if self.span is not None else self._schema_of(fragment)
             check_fits(self.name, own, scan.schema, scan.asked)
+        fragments: Iterable[Any] = (fragment,)
         if self.format == "parquet" and self.bytes > _LOOKED_AT and scan.columns != ():
             kept = (
                 fragment
@@ -244,10 +246,15 @@ class FilePiece:
             if is_large(kept.row_groups):
                 file = self.source.arrow().open_input_file(self.path)
                 return decoded(file, kept.row_groups, scan, self.constants)
+            fragments = (kept.subset(row_group_ids=ids) for ids in windows(kept.row_groups))
         columns = None if scan.columns is None else list(scan.columns)
-        return fragment.scanner(
-            schema=scan.schema, columns=columns, filter=scan.filter
-        ).to_batches()
+        threads = self.format != "jsonl" or self.bytes <= LARGE_BYTES  # they read on and on ahead
+        return chain.from_iterable(
+            each.scanner(
+                schema=scan.schema, columns=columns, filter=scan.filter, use_threads=threads
+            ).to_batches()
+            for each in fragments
+        )
 
     def _whole(self, scan: Scan) -> Any:
         """A raw file as one row; its bytes are read only where they are wanted."""

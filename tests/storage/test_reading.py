@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -372,3 +375,42 @@ def test_a_file_in_place_of_one_of_the_same_size_and_time_is_another(tmp_path: P
         fresh.replace(path)
         assert (path.stat().st_size, path.stat().st_mtime_ns) == (4, times.st_mtime_ns)
     assert not set(fingerprints()) & set(before)
+
+
+# ------------------------------------------------------------------------------ read ahead
+
+
+def _held_by_a_slow_reader(path: Path) -> int:
+    """MB that Arrow holds at most while somebody reads, and pauses after every few batches."""
+    script = (
+        "import sys, time, pyarrow as pa, headrace\n"
+        "data, most = headrace.open_dataset(sys.argv[1]), 0\n"
+        "for number, batch in enumerate(data.iter_batches()):\n"
+        "    most = max(most, pa.total_allocated_bytes())\n"
+        "    if number in (2, 40):\n"
+        "        time.sleep(0.7)\n"
+        "print(most >> 20)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(path)], check=True, capture_output=True
+    )
+    return int(told.stdout)
+
+
+def test_reading_parquet_runs_ahead_by_bytes_and_not_by_rows(tmp_path: Path):
+    path, rows = tmp_path / "wide.parquet", 1 << 17
+    columns = {f"c{number}": np.zeros(rows) for number in range(20)}
+    with pq.ParquetWriter(
+        path, pa.table(columns).schema, compression="none", use_dictionary=False
+    ) as writer:
+        for _ in range(14):
+            writer.write_table(pa.table(columns))
+    assert path.stat().st_size > 250 << 20
+    assert _held_by_a_slow_reader(path) < 160
+
+
+def test_reading_json_lines_does_not_run_on_while_nobody_takes_them(tmp_path: Path):
+    path = tmp_path / "long.jsonl"
+    line = json.dumps({"number": 7, "text": "x" * 200}).encode() + b"\n"
+    path.write_bytes(line * 800_000)
+    assert _held_by_a_slow_reader(path) < 90
