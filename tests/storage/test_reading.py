@@ -399,7 +399,7 @@ def _held_by_a_slow_reader(path: Path) -> int:
 
 def test_reading_parquet_runs_ahead_by_bytes_and_not_by_rows(tmp_path: Path):
     path, rows = tmp_path / "wide.parquet", 1 << 17
-    columns = {f"c{number}": np.zeros(rows) for number in range(20)}
+    columns: Any = {f"c{number}": np.zeros(rows) for number in range(20)}
     with pq.ParquetWriter(
         path, pa.table(columns).schema, compression="none", use_dictionary=False
     ) as writer:
