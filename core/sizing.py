@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil, log
 
 AIM_SECONDS = 1.0
-"""Work in one batch, once the task is measured."""
+"""Work in one batch, once the task is measured; twice as much where batches take what is expected."""
 LEAST_SECONDS = 0.02
 """Work below which cutting finer costs more than it balances."""
 HAND_OUTS_PER_SECOND = 2000.0
@@ -29,7 +29,7 @@ LARGER = 4
 believed alone, and that its items took less than expected is no surprise."""
 _BIN = 1.25
 CAUTION = 5.0
-"""A batch that took 20 % longer or shorter than expected halves the share of the next ones."""
+"""A batch that took 20 % longer or shorter than expected halves the share and the aim of the next ones."""
 
 
 class Lengths:
@@ -116,10 +116,10 @@ class Sizer:
         if per_item is None:
             size = min(self.concurrency, 8)
         else:
-            aim = max(AIM_SECONDS, slots / BATCHES_PER_SECOND)
+            caution = 1 + min(1.0, CAUTION * self.surprise)
+            aim = max((3 - caution) * AIM_SECONDS, slots / BATCHES_PER_SECOND)
             size = max(1, int(aim / per_item))
             size = min(size, GROWTH * max(self.largest, 1))
-            caution = 1 + min(1.0, CAUTION * self.surprise)
             share = ceil((waiting if remaining is None else remaining) / (caution * max(slots, 1)))
             least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
             size = min(size, max(share, ceil(least / per_item)))

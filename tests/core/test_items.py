@@ -165,16 +165,19 @@ def test_cut_pick_and_join_of_lists() -> None:
 # ---------------------------------------------------------------------------------- sizing
 
 
-def test_batches_start_small_grow_boundedly_and_aim_at_a_second() -> None:
+def test_batches_start_small_grow_boundedly_and_aim_at_a_second_or_two() -> None:
     sizer = Sizer()
     first = sizer.next(2, None, 10**9)
     assert first == 1
     sizer.measured(1, 1e-6)
     assert sizer.next(2, None, 10**9) == GROWTH
-    for _ in range(12):
+    for _ in range(30):
         size = sizer.next(2, None, 10**9)
         sizer.measured(size, size * 1e-3)
-    assert sizer.next(2, None, 10**9) == pytest.approx(AIM_SECONDS / 1e-3, rel=0.2)
+    assert sizer.next(2, None, 10**9) == pytest.approx(2 * AIM_SECONDS / 1e-3, rel=0.2)
+    sizer.measured(2000, 2000 * 1.3e-3)  # not as expected
+    assert sizer.per_item is not None
+    assert sizer.next(2, None, 10**9) == pytest.approx(AIM_SECONDS / sizer.per_item, rel=0.01)
 
 
 def test_batches_shrink_toward_the_end_and_never_to_nothing() -> None:
