@@ -149,6 +149,7 @@ class HandOut(Endings):
         """A batch is under way."""
         node = flight.nodes[0]
         self.flights[flight.id] = flight
+        flight.progress = flight.handed
         flight.share = node.share
         node.handed += len(flight.chunk)
         for each in flight.nodes:

@@ -198,7 +198,7 @@ class Flight:
     handed: float
     began: float | None = None
     progress: float = 0.0
-    """When it last told of an item that began or ended."""
+    """When it last told of an item that began or ended, or was handed out."""
     worker: WorkerInfo | None = None
     started: int = 0
     told: bool = False

@@ -86,7 +86,7 @@ class Stragglers(HandOut):
         if not node.options.backups or flight.backup_of is not None or flight.backed_up:
             return False
         usual = node.lengths.most()
-        if node.stopped or flight.began is None or usual is None:
+        if node.stopped or usual is None:
             return False
         lonely = self.lonely.get(node.options.pool)
         if flight.chunk.alone or (lonely is not None and self._is_lonely(lonely)):

@@ -174,3 +174,17 @@ def test_a_copy_that_failed_is_not_tried_again() -> None:
     late.fail(late.backup, Outcome.DONE)
     late.take(late.machine.tick(3 * LATE))
     assert late.flights()[-1] is late.backup
+
+
+def test_a_batch_that_never_told_anything_is_late_from_its_hand_out() -> None:
+    """Its child was stopped before the first report."""
+
+    class Silent(Late):
+        def tell(self, flight: Flight, now: float, end: Outcome | None = None, **told: object):
+            if end is not None:
+                super().tell(flight, now, end, **told)
+
+    late = Silent()
+    assert late.original.began is None
+    late.commit(late.backup)
+    assert late.ended()
