@@ -31,6 +31,7 @@ _TEXTS = {
     "pl.LazyFrame": "lazy",
     "Dataset": "dataset",
 }
+_NAMES = {form: ".".join(name) for name, form in FRAMES.items()} | {"rows": "list[dict]"}
 
 
 def hints_of(fn: Callable[..., Any], *, include_extras: bool = False) -> dict[str, Any]:
@@ -89,6 +90,12 @@ def form_of(annotation: Any) -> str | None:
         root = annotation.__module__.partition(".")[0]
         return FRAMES.get((root, annotation.__qualname__))
     return None
+
+
+def plain(annotation: Any) -> str | None:
+    """The shortest annotation that asks for the same form; it holds nothing of the user's, as unions may."""
+    form = form_of(annotation)
+    return None if form is None else _NAMES[form]
 
 
 def _is_dict(annotation: Any) -> bool:

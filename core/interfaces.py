@@ -70,8 +70,9 @@ class StageSpec:
     """Name of the function's ``**kwargs`` parameter, whose value (a mapping) is spread."""
     positional: tuple[str, ...] = ()
     """Parameters passed by position, in this order; the others go by name."""
-    adapt: tuple[tuple[str, Any], ...] = ()
-    """(parameter, annotation) pairs whose annotation decides the form in which Arrow data comes."""
+    adapt: tuple[tuple[str, str], ...] = ()
+    """(parameter, annotation) pairs whose annotation decides the form in which Arrow data comes, as
+    `core.hints.plain` has it."""
     models: tuple[tuple[str, bytes], ...] = ()
     """(parameter, `core.shipping.pickle_function` of the pydantic model that annotates it): Arrow data
     is taken row by row."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from .calls import Call
 from .errors import UnpicklableError
-from .hints import form_of
+from .hints import plain
 from .interfaces import RunStore, StageSpec, spec_path
 from .livecode import Live
 from .packing import Packed, pack_static
@@ -97,7 +97,7 @@ class SpecWriter:
             var_positional=var_positional if var_positional in given else None,
             var_keyword=of_kind.get(inspect.Parameter.VAR_KEYWORD),
             positional=_positional(parameters, mapped, call),
-            adapt=tuple((name, hint) for name, hint in hints.items() if form_of(hint)),
+            adapt=tuple((name, text) for name, hint in hints.items() if (text := plain(hint))),
             models=models,
             gives=tuple(self._code(model, call) for model in returned_models(call.fn))
             if models

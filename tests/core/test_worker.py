@@ -211,9 +211,7 @@ def test_a_fused_stage_gets_the_form_that_it_asks_for(bench: Bench) -> None:
     def mean(table: Any) -> str:
         return type(table).__module__.partition(".")[0]
 
-    import pandas as pd
-
-    spec = bench.spec(mean, ["table"], adapt=(("table", pd.DataFrame),))
+    spec = bench.spec(mean, ["table"], adapt=(("table", "pd.DataFrame"),))
     bench.run(bench.batch([bench.spec(rows), spec], range(1, 3)))
     assert bench.values(1) == {0: "pandas", 1: "pandas"}
 

@@ -12,7 +12,7 @@ import pytest
 from storage.batches import commit
 
 from headrace import flow, task
-from headrace.core.hints import form_of, hints_of
+from headrace.core.hints import form_of, hints_of, plain
 from headrace.storage.adapting import adapt
 from headrace.storage.datasets import Dataset
 from headrace.storage.store import ArrowRunStore
@@ -70,6 +70,7 @@ def test_every_form_becomes_every_other(value: Any):
 )
 def test_annotations_are_read(annotation: Any, form: str | None):
     assert form_of(annotation) == form
+    assert form_of(plain(annotation)) == form
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,18 @@ def test_a_task_gets_the_form_whose_name_was_imported_for_checkers_alone(text: s
 
     expected = ["builtins", "list"] if "list" in text else ["polars", "DataFrame"]
     assert job() == expected
+
+
+def test_a_form_beside_a_class_of_the_users_needs_the_class_on_no_worker():
+    class Local: ...
+
+    def kind(rows):
+        return type(rows).__name__
+
+    kind.__annotations__ = {"rows": Local | pd.DataFrame}
+
+    @flow(executor="inline")
+    def job() -> list[str]:
+        return task(kind).map([TABLE, Local()]).result()
+
+    assert job() == ["DataFrame", "Local"]
