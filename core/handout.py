@@ -64,8 +64,12 @@ class HandOut(Endings):
             return False
         if self._must_wait(node) or not self._fits_memory(node):
             return False
-        queued = 0 if node.sizer.growing else self.prefetch(pool)
-        return self.in_flight.get(pool, 0) < self._slots_of(node) * (1 + queued)
+        slots = self._slots_of(node)
+        if (
+            node.sizer.growing and node.flights >= slots
+        ):  # of its own: other nodes' queue behind none
+            return False
+        return self.in_flight.get(pool, 0) < slots * (1 + self.prefetch(pool))
 
     def _tags_allow(self, node: Node) -> bool:
         for tag in node.options.tags:

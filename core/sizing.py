@@ -98,7 +98,10 @@ class Sizer:
     @property
     def growing(self) -> bool:
         """Batches are still small because nothing larger has ended, and not for what they take."""
-        return self.per_item is None or GROWTH * self.largest * self.per_item < AIM_SECONDS
+        if self.per_item is None:
+            return True
+        most = GROWTH * self.largest
+        return most * self.per_item < AIM_SECONDS and most * self.item_bytes < self.batch_bytes
 
     def next(self, slots: int, remaining: int | None, waiting: int) -> int:
         """Items for the next batch, at least 1.

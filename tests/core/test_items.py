@@ -203,6 +203,15 @@ def test_what_a_batch_costs_by_itself_is_not_taken_for_its_items() -> None:
     assert not sizer.growing
 
 
+def test_batches_that_are_full_of_bytes_grow_no_more() -> None:
+    sizer = Sizer(batch_bytes=64 << 20)
+    for size in (1, 4):
+        sizer.weighed(size, size * (16 << 20))
+        assert sizer.growing is (size == 1)
+        sizer.measured(size, size * 1e-3)
+    assert sizer.next(2, None, 10**9) == 4
+
+
 def test_faster_than_expected_is_a_surprise_unless_the_batch_has_grown() -> None:
     grown, same = Sizer(), Sizer()
     for sizer, items in ((grown, 1000), (same, 10)):

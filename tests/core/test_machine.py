@@ -419,6 +419,28 @@ def test_small_batches_are_not_queued_behind_each_other() -> None:
     assert len(machine.flights) == 4
 
 
+def test_a_node_that_nobody_has_measured_is_not_kept_out_by_one_that_has_been() -> None:
+    """The pool is full of the other's batches, of which each that ends makes room for one more."""
+    machine, nodes = Machine(lambda _p, _n: 2, prefetch=lambda _p: 1), list[Node]()
+    for number, asked in enumerate((Resources(), Resources(custom=(("disk", 1.0),)))):
+        node = Node(number, f"n{number}", "t", NodeOptions(resources=asked), single=False)
+        machine.add(node, None, 0.0)
+        nodes.append(node)
+    first, new = reversed(nodes)
+    for _ in range(30):
+        first.sizer.measured(1, 1.0)
+    machine.blocked(0.0)
+    for node in (first, new):
+        machine.fed(node, [list(range(100))], 1600, exhausted=True, error=None, now=0.0)
+    (batch, flight), *others = machine.flights.items()
+    assert len(others) == 3 and not new.flights
+    part = Part("0", "arrow", "int", 10, 1, 0)
+    done = Receipt(first.id, batch, 1, part, flight.chunk.positions, 1, 0.0, 1.0, 1.0)
+    end = End(Outcome.DONE, seconds=1.0)
+    machine.report(Report("r", batch, receipts=(done,), end=end), 1.0)
+    assert new.flights == 1
+
+
 @pytest.mark.parametrize(("expected", "first"), [(None, 200), (10_000, 400), (500, 250)])
 def test_a_share_is_of_what_the_input_tells_or_else_of_what_is_at_hand(
     expected: int | None, first: int
