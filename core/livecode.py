@@ -23,10 +23,12 @@ class Live(functools.partial[Any]):
     """
 
     number: int
+    fn: Any
+    """As it was given: of a partial, ``func`` is what that one calls."""
 
     def __new__(cls, fn: Any) -> Self:
         made = super().__new__(cls, fn)
-        made.number = next(_numbers)
+        made.number, made.fn = next(_numbers), fn
         _alive[made.number] = made
         return made
 
@@ -38,4 +40,4 @@ _alive: WeakValueDictionary[int, Live] = WeakValueDictionary()
 
 
 def _found(number: int) -> Any:
-    return _alive[number].func
+    return _alive[number].fn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import itertools
 import pickle
 import threading
@@ -406,6 +407,11 @@ def test_setup_is_made_once(bench: Bench) -> None:
         bench.run(bench.batch([path], [1, 2]))
     assert bench.values() == {0: 42, 1: 43}
     assert made == [1]
+
+
+def test_a_partial_that_stays_in_the_process_keeps_its_arguments() -> None:
+    live = Live(functools.partial(divmod, 17))
+    assert pickle.loads(pickle.dumps(live))(5) == (3, 2)
 
 
 # -------------------------------------------------------------------------------- interruptions
