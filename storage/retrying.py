@@ -7,15 +7,21 @@ n-th pause is uniform in ``[0, min(cap, first * 2**n)]``.
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 from ..core.errors import AlreadyExistsError, HeadraceError, NotFoundError, StorageError
 
 T = TypeVar("T")
+
+_log = logging.getLogger("headrace")
+TELL_AFTER = 5.0
+"""Seconds of failures after which a person is told why nothing happens, and between two such lines."""
 
 TRANSIENT_ERRNO = frozenset(
     {
@@ -179,7 +185,28 @@ def retrying(
             began = now if began is None else began
             if pause is None or now + pause - began > backoff.total:
                 raise as_storage_error(error, operation, url, tries) from error
+            if now - began > TELL_AFTER and _patience.lost(now):
+                left = backoff.total - (now - began)
+                _log.warning(
+                    "%s; trying on for %.0f s", as_storage_error(error, operation, url, tries), left
+                )
         sleep(pause)
+
+
+class _Patience:
+    """Many threads may wait for one store: one of them tells, now and then."""
+
+    def __init__(self) -> None:
+        self.told = -inf
+
+    def lost(self, now: float) -> bool:
+        if now - self.told < TELL_AFTER:
+            return False
+        self.told = now
+        return True
+
+
+_patience = _Patience()
 
 
 def as_storage_error(

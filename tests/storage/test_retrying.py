@@ -128,6 +128,28 @@ def test_time_is_bounded_and_the_error_names_operation_url_and_cause():
     assert isinstance(told.value.__cause__, OSError)
 
 
+def test_a_person_is_told_why_it_takes_long(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("headrace.storage.retrying._patience.told", float("-inf"))
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 2.0
+        return now
+
+    def refused() -> None:
+        raise ConnectionRefusedError("nobody there")
+
+    with pytest.raises(StorageError):
+        retrying(refused, operation="list", url="s3://b/in", sleep=lambda _: None, clock=clock)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) in range(2, 5)
+    assert "cannot list s3://b/in (tried 4 times): ConnectionRefusedError" in lines[0]
+    assert "trying on for 84 s" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
