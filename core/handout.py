@@ -195,10 +195,11 @@ class HandOut(Endings):
             pending = self.doom(node, pending)
         return head.only(pending) if pending.runs else None
 
-    def _remaining(self, node: Node) -> int | None:
-        """Items not handed out, when known; a linked node's come with its upstream."""
-        whole = node.items.size if node.exhausted else node.whole
-        return None if whole is None else node.queued + max(0, whole - node.items.size)
+    @staticmethod
+    def _remaining(node: Node) -> int:
+        """Items not handed out, as far as is known: also those that wait for the map that feeds it."""
+        ahead = 0 if node.exhausted or node.whole is None else node.whole - node.items.size
+        return node.items.counts[ItemState.PENDING] + max(0, ahead)
 
     def _alike(self, chain: list[Node], chunk: Chunk) -> tuple[Chunk, list[int]]:
         """Items that are on the same attempts in all stages, and these attempts; others go back.

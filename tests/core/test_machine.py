@@ -497,3 +497,23 @@ def test_a_partition_stays_while_a_fused_chain_may_start_from_it_again() -> None
         assert not [each for each in gone if isinstance(each, Dropped)]
     tell(first.id, end=End(Outcome.LOST))
     assert a.items.kept(Positions.span(*where)) == Positions.span(*where)
+
+
+def test_a_share_of_a_fed_map_counts_what_has_yet_to_come() -> None:
+    """Few of its items are ready at a time: cut by these, its batches would be crumbs."""
+    machine = Machine(lambda _p, _n: 4, prefetch=lambda _p: 0)
+    first = Node(0, "a", "t", NodeOptions(fuse=False), single=False)
+    then = Node(1, "b", "t", NodeOptions(fuse=False), single=False, link=first)
+    for node in (first, then):
+        machine.add(node, None, 0.0)
+        for _ in range(30):  # of which each takes what was expected of it
+            node.sizer.measured(100, 0.1)
+    machine.blocked(0.0)
+    machine.fed(first, [list(range(400))], 6_400, exhausted=True, error=None, now=0.0)
+    (batch, flight), *_ = sorted(machine.flights.items())
+    here = flight.chunk.positions
+    part = Part("0", "arrow", "int", 10, len(here), 0)
+    receipt = Receipt(0, batch, 1, part, here, 1, 0.0, 0.0, 0.0)
+    machine.report(Report("r", batch, receipts=(receipt,), end=End(Outcome.DONE, seconds=0.1)), 1.0)
+    (ready,) = [f for f in machine.flights.values() if f.nodes == [then]]
+    assert len(ready.chunk) == len(here) >= 80
