@@ -680,6 +680,7 @@ class Engine:
 
     def explain(self, node: Node, position: int) -> Explanation:
         """See `EngineAPI.explain`."""
+        self._catch_up(_EXPLAIN_SECONDS)
         self.scribe.settle(_EXPLAIN_SECONDS)
         return self.caching.explain(node, position)
 
@@ -763,6 +764,20 @@ class Engine:
 
     def _put(self, event: Callable[[float], list[Command]]) -> None:
         self.inbox.put(event)
+
+    def _catch_up(self, timeout: float) -> None:
+        """Wait until the engine's thread has carried out what it has decided so far."""
+        reached = threading.Event()
+
+        def reach(_now: float) -> list[Command]:
+            reached.set()
+            return []
+
+        self._put(reach)
+        deadline = time.monotonic() + timeout
+        while self.thread.is_alive() and self.thread is not threading.current_thread():
+            if reached.wait(0.1) or time.monotonic() > deadline:
+                return
 
     def _slots(self, pool: str, need: Resources) -> int:
         return self.pools[pool].slots(need)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from headrace import FLOW_PARAMETERS, INPUTS, RUN_ID, TASK_SOURCE, flow, task, unmapped
+from headrace.core.caching import Caching
 from headrace.core.explaining import Explanation
 from headrace.core.settings import settings_override
 
@@ -128,6 +130,28 @@ def test_an_item_of_a_map_and_one_that_failed():
     told = failing.start()
     told.wait()
     assert told._value.part == "argument 'by'"
+
+
+def test_an_item_that_has_just_ended_is_told_what_its_entry_says(monkeypatch: pytest.MonkeyPatch):
+    """Its state is final before the engine's thread has told the journal of it."""
+    committed = Caching.committed
+
+    def late(*arguments: Any) -> None:
+        committed(*arguments)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(Caching, "committed", late)
+
+    @flow(executor="threads")
+    def asks(by: int) -> Explanation:
+        future = scale.submit(1, by)
+        while not future.done():
+            time.sleep(0.001)
+        return future.explain()
+
+    asks(5)
+    told = asks(6)
+    assert (told.part, told.before, told.now) == ("argument 'by'", "5", "6"), told.reason
 
 
 def test_the_command_tells_it_of_a_run_that_is_over(own_store: Path):
