@@ -65,9 +65,7 @@ class HandOut(Endings):
         if self._must_wait(node) or not self._fits_memory(node):
             return False
         slots = self._slots_of(node)
-        if (
-            node.sizer.growing and node.flights >= slots
-        ):  # of its own: other nodes' queue behind none
+        if node.sizer.growing and node.flights >= slots:  # behind others' batches it may queue
             return False
         return self.in_flight.get(pool, 0) < slots * (1 + self.prefetch(pool))
 
