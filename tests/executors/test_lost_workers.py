@@ -76,12 +76,12 @@ class Losing:
         last = max((note for each in notes for note in each), key=lambda note: note.time)
         return psutil.Process(last.pid).parent()
 
-    def check(self, had, *also):
+    def check(self, had):
         assert self.run.result() == [item * item for item in range(ITEMS)]
         assert had
         assert self.started(had) == dict.fromkeys(had, 1)
         outcomes = [b.outcome for b in self.run.info.history.batches(self.run.id)]
-        assert not {"lost", "killed", *also}.isdisjoint(outcomes)
+        assert "lost" in outcomes or "killed" in outcomes
         assert not self.run.info.history.items(self.run.id), "no attempt was charged"
 
 
@@ -115,8 +115,7 @@ def test_a_worker_is_lost_with_all_that_it_held(cluster, tmp_path, lose):
     until(lambda: len(losing.committed()) > 5)
     had = losing.committed()
     lose(losing)
-    # Who is retired is told to end, and may hand back what it has not begun.
-    losing.check(had, *(["recalled"] if lose is retire else []))
+    losing.check(had)
 
 
 def test_a_worker_is_killed_between_the_end_of_a_batch_and_its_gathering(cluster, tmp_path):
