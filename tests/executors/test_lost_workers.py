@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dask_cluster import Cluster, until
 
 import headrace
 from headrace import flow, task, unmapped
-from headrace.core import pools
+from headrace.core import orphans, pools
 from headrace.core.registry import close_histories
 from headrace.core.settings import settings_override
 from headrace.storage.failpoints import VARIABLE
@@ -21,12 +22,19 @@ from headrace.testing import Tally
 # Dask leaves handles of processes that have ended to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 ITEMS = 60
+HELD_FROM = 20
+"""Items from here on wait while the gate is there."""
 
 
 @task(infra_retries=0)
-def square(folder: Path, seconds: float, item: int) -> int:
+def square(folder: Path, item: int) -> int:
     Tally(folder).note(str(item))
-    time.sleep(seconds)
+    time.sleep(0.02)
+    gate = folder.with_name("gate")
+    if item >= HELD_FROM and gate.exists():
+        Tally(folder).note("held")
+        while gate.exists():
+            time.sleep(0.01)
     return item * item
 
 
@@ -51,12 +59,12 @@ def cluster(tmp_path, monkeypatch):
 class Losing:
     """A flow that runs on a cluster, and what is known of it from outside."""
 
-    def __init__(self, cluster, folder, seconds=0.02):
+    def __init__(self, cluster, folder):
         self.folder, self.cluster = folder, cluster
 
         @flow(executor=headrace.DaskExecutor(address=cluster.address))
         def squares() -> list[int]:
-            return square.map(unmapped(folder / "starts"), unmapped(seconds), range(ITEMS)).result()
+            return square.map(unmapped(folder / "starts"), range(ITEMS)).result()
 
         self.run = squares.start()
 
@@ -76,6 +84,12 @@ class Losing:
         last = max((note for each in notes for note in each), key=lambda note: note.time)
         return psutil.Process(last.pid).parent()
 
+    def held(self):
+        """A worker that runs an item which waits at the gate."""
+        tally = Tally(self.folder / "starts")
+        until(lambda: tally.count("held"))
+        return psutil.Process(tally.notes("held")[0].pid).parent()
+
     def check(self, had):
         assert self.run.result() == [item * item for item in range(ITEMS)]
         assert had
@@ -85,36 +99,46 @@ class Losing:
         assert not self.run.info.history.items(self.run.id), "no attempt was charged"
 
 
-def kill(losing):
-    losing.busy().kill()
+def kill(worker, _address):
+    worker.kill()
 
 
-def kill_with_its_nanny(losing):
-    worker = losing.busy()
-    nanny = worker.parent()
-    nanny.kill()
+def kill_with_its_nanny(worker, _address):
+    worker.parent().kill()
     until(lambda: not worker.is_running())
 
 
-def retire(losing):
+def retire(worker, address):
     from distributed import Client
 
-    pid = losing.busy().pid
-    with Client(losing.cluster.address, set_as_default=False) as client:
+    with Client(address, set_as_default=False) as client:
         pids = client.run(os.getpid)
-        client.retire_workers([next(w for w, p in pids.items() if p == pid)], close_workers=True)
+        [there] = [w for w, pid in pids.items() if pid == worker.pid]
+        client.retire_workers([there], close_workers=True)
 
 
 @pytest.mark.parametrize("lose", [kill, kill_with_its_nanny, retire])
-def test_a_worker_is_lost_with_all_that_it_held(cluster, tmp_path, lose):
+def test_a_worker_is_lost_with_all_that_it_held(cluster, tmp_path, monkeypatch, lose):
+    """Its batch cannot end before the driver takes it for lost, however slow the machine is."""
+    lost, await_end = threading.Event(), orphans.await_end
+
+    def awaited(*given):
+        lost.set()
+        await_end(*given)
+
+    monkeypatch.setattr(orphans, "await_end", awaited)
     nanny = "--nanny" if lose is kill_with_its_nanny else "--no-nanny"
     for _ in range(2):
         cluster.worker(nanny, threads=1)
-    # Who retires a worker is connected to the cluster first: the run must last longer than that.
-    losing = Losing(cluster, tmp_path, 0.1 if lose is retire else 0.02)
+    gate = tmp_path / "gate"
+    gate.touch()
+    losing = Losing(cluster, tmp_path)
+    worker = losing.held()
     until(lambda: len(losing.committed()) > 5)
     had = losing.committed()
-    lose(losing)
+    lose(worker, cluster.address)
+    assert lost.wait(60)
+    gate.unlink()
     losing.check(had)
 
 
