@@ -130,6 +130,10 @@ class Returns(Stragglers):
         node = flight.nodes[stage]
         here = Positions.span(position, position + 1)
         if node.items.state(position) is not ItemState.RUNNING:
+            # Its value is there all the same: from elsewhere, or a time limit struck behind the item.
+            behind = [n for n in flight.nodes[stage + 1 : stage + 2] if node.items.good(position)]
+            if any(n.items.state(position) is ItemState.RUNNING for n in behind):
+                self._back(flight, stage + 1, here, counted=False)
             return
         if not self.give_up(flight, here).runs:
             return

@@ -287,21 +287,29 @@ class _Body:
         clerk = _Clerk.beside(self)
         try:
             with self._alarms():
-                if self.stages[0].spec.is_async:
-                    asyncio.run(self._run_async())
-                else:
-                    self._run_sync()
+                try:
+                    if self.stages[0].spec.is_async:
+                        asyncio.run(self._run_async())
+                    else:
+                        self._run_sync()
+                finally:
+                    self._rest()
         except CancelRequest:
             self.cancelled = True
         except TimeLimit:  # too late: all items had ended
             pass
         finally:
-            self.marks[Mark.STARTED] = self.started
-            self.marks[Mark.RUNNING] = -1
+            self._rest()  # what struck may have cut the first one short
             clerk.leave(self)
         if self.cancelled or self.marks[Mark.CONTROL] == 2:
             return Outcome.KILLED
         return Outcome.RECALLED if self.limit < len(self.positions) else Outcome.DONE
+
+    def _rest(self) -> None:
+        """No item runs any more, and the marks say so: from here on nobody interrupts this thread."""
+        self.marks[Mark.STARTED] = self.started
+        self.marks[Mark.RUNNING] = -1
+        _let_come()
 
     def _run_sync(self) -> None:
         """Run item by item. A time limit may strike between two of them: then the loop goes on."""
@@ -318,8 +326,8 @@ class _Body:
                     except TimeLimit as error:
                         started = len(self.positions) - length_hint(indexes)
                         if self.ended < started:
-                            self.ended = started
-                            self._fail(0, self.positions[started - 1], error, time.time_ns())
+                            place = self.positions[started - 1]
+                            self._fail(0, place, error, time.time_ns(), started)
         finally:
             TASK_RUN.reset(before)
 
@@ -428,7 +436,7 @@ class _Body:
                 except BaseException as error:  # noqa: BLE001 - user code may raise anything
                     if seconds:
                         alarm(signal.ITIMER_REAL, 0)
-                    self._fail(number, position, error, epoch + start)
+                    self._fail(number, position, error, epoch + start, index + 1)
                     start = clock()
                     break
                 start = end
@@ -518,7 +526,9 @@ class _Body:
         else:
             encoder.add(position, value, start, time.time_ns())
 
-    def _fail(self, number: int, position: int, error: BaseException, start: int) -> None:
+    def _fail(
+        self, number: int, position: int, error: BaseException, start: int, ended: int = 0
+    ) -> None:
         if isinstance(error, (KeyboardInterrupt, Terminated)) and self.at_keyboard:
             raise error  # the user's, in the thread that waits (inline): it ends the run
         stage = self.batch.stages[number]
@@ -526,7 +536,10 @@ class _Body:
             failure = failure_of(stage, position, error, start, FailureKind.TIMEOUT)
         else:
             failure = failure_of(stage, position, error, start)
-        self.failures.append(self.known.shared(failure))
+        failure = self.known.shared(failure)
+        # No call in between, after which a time limit could strike: it would fail the item once more.
+        self.failures += [failure]
+        self.ended = ended
 
     @contextmanager
     def _alarms(self) -> Generator[None]:
@@ -536,7 +549,8 @@ class _Body:
             return
 
         def late(_signal: int, _frame: Any) -> None:
-            raise TimeLimit
+            if self.marks[Mark.RUNNING] >= 0:  # else it was set off too late
+                raise TimeLimit
 
         before = signal.signal(signal.SIGALRM, late)
         try:
@@ -712,6 +726,10 @@ class _Clerk(threading.Thread):
         if not body.announced or body.returned.runs:
             body.sink(body.report())
         return flushed
+
+
+def _let_come() -> None:
+    """Where a function begins, what others have raised in this thread comes: now, and not later."""
 
 
 def _call_with(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

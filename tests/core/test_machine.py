@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.core.commands import Command, Dropped, Submit
-from headrace.core.interfaces import End, Outcome, Part, Positions, Receipt, Report, Resources
+from headrace.core.interfaces import (
+    End,
+    Failure,
+    FailureKind,
+    Outcome,
+    Part,
+    Positions,
+    Receipt,
+    Report,
+    Resources,
+)
 from headrace.core.items import ItemState
 from headrace.core.machine import Machine
 from headrace.core.nodes import Node, NodeOptions
@@ -454,6 +464,27 @@ def test_a_share_is_of_what_the_input_tells_or_else_of_what_is_at_hand(
     machine.blocked(0.0)
     machine.fed(node, [list(range(400))], 6_400, exhausted=False, error=None, now=0.0)
     assert len(machine.flights[0].chunk) == pytest.approx(first, abs=20)
+
+
+@pytest.mark.parametrize("persist", [True, False])
+def test_a_failure_behind_a_value_sends_the_next_stage_out_again(persist: bool) -> None:
+    """A time limit has struck when the value was there, and the next stage had not begun."""
+    machine, nodes = Machine(lambda _p, _n: 1), list[Node]()
+    for number in range(2):
+        options, link = NodeOptions(persist=persist), nodes[-1] if nodes else None
+        nodes.append(Node(number, f"n{number}", "t", options, single=False, link=link))
+        machine.add(nodes[-1], None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(nodes[0], [[7]], 16, exhausted=True, error=None, now=0.0)
+    here, part = Positions.span(0, 1), Part("0", "arrow", "int", 10, 1, 0)
+    late = Failure(0, 0, 1, FailureKind.TIMEOUT, "TimeoutError", "late", "", None, 0.0, 1.0)
+    value = Receipt(0, 0, 1, part, here, 1, 0.0, 1.0, 1.0)
+    said: dict[str, Any] = {"receipts": (value,)} if persist else {"passed": ((0, here),)}
+    end = End(Outcome.DONE, seconds=1.0)
+    machine.report(Report("r", 0, failures=(late,), started=1, end=end, **said), 1.0)
+    (again,) = machine.flights.values()
+    assert again.nodes == (nodes[1:] if persist else nodes)
+    assert not nodes[1].failures
 
 
 def test_a_partition_stays_while_a_fused_chain_may_start_from_it_again() -> None:

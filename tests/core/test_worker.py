@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import dis
 import functools
 import itertools
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import pyarrow as pa
@@ -243,12 +246,13 @@ def test_finished_items_are_told_while_a_long_one_runs(bench: Bench) -> None:
     assert bench.end.outcome is Outcome.DONE
 
 
+def clerks() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name == "headrace-clerk"}
+
+
 def test_a_clerk_is_there_for_one_batch_after_another_and_goes_when_idle(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def clerks() -> set[threading.Thread]:
-        return {each for each in threading.enumerate() if each.name == "headrace-clerk"}
-
     monkeypatch.setattr(worker, "_IDLE_SECONDS", 60.0)
     bench.map(double, range(3))
     known = clerks()
@@ -437,33 +441,31 @@ def test_a_time_limit_ends_the_running_item_alone(bench: Bench) -> None:
 
 def test_time_limits_that_strike_anywhere_lose_no_item(bench: Bench) -> None:
     """Each item ends exactly once, wherever between two bytecodes the exception lands."""
-    stop = threading.Event()
+    stopped: list[bool] = []  # no event: struck while it is set, it would never be let go
     struck = [0]
     ident = threading.get_ident()
 
     def pester() -> None:
         late = -1
-        while not stop.wait(0.0005):
+        while not stopped:
+            time.sleep(0.0005)
             running = bench.marks[Mark.RUNNING]
-            if running not in (
-                -1,
-                late,
-            ):  # once per item, as an alarm does, however slow the machine is
+            # Once per item, as an alarm does, however slow the machine is.
+            if running not in (-1, late):
                 late = running
                 struck[0] += 1
                 interrupt(ident, TimeLimit)
 
     def fn(x: int) -> int:
-        if (
-            x >= 9_000
-        ):  # from here on nothing strikes any more, so that nothing hits the test itself
-            stop.set()
+        # From here on nothing strikes any more, so that nothing hits the test itself.
+        if x >= 9_000:
+            stopped.append(True)
             thread.join()
         return sum(range(200)) + x
 
     specs = [bench.spec_of(fn), bench.spec(double)]
     for stages in (specs[:1], specs):
-        stop.clear()
+        stopped.clear()
         thread = threading.Thread(target=pester, daemon=True)
         thread.start()
         bench.run(bench.batch(stages, range(10_000), timeouts=[1.0] * len(stages)))
@@ -471,6 +473,82 @@ def test_time_limits_that_strike_anywhere_lose_no_item(bench: Bench) -> None:
         ended = set(bench.values(len(stages) - 1)) | set(bench.failures)
         assert ended == set(range(10_000))
     assert struck[0] > 0
+
+
+class Strike:
+    """Raises in the body of a batch, where the interpreter looks for the n-th time for what others raise.
+
+    It does so behind a call, where a function begins, and before a loop goes round. Others strike
+    while an item runs, as the marks tell; what they raise comes when it looks next.
+    """
+
+    def __init__(self, marks: memoryview, place: int, error: type[BaseException]) -> None:
+        self.marks, self.left, self.error = marks, place, error
+        self.in_body = self.aimed = self.struck = False
+        self.before: dict[FrameType, str] = {}
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        code = frame.f_code
+        self.in_body |= code is worker._Body.run.__code__
+        if self.in_body and code.co_filename in (worker.__file__, threading.__file__):
+            frame.f_trace_opcodes = True
+            return self.step
+        return None
+
+    def step(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "opcode" and not self.struck:
+            before = self.before.get(frame, "")
+            self.before[frame] = operations(frame.f_code)[frame.f_lasti]
+            if self.aimed and before.startswith(("CALL", "JUMP_BACKWARD", "RESUME")):
+                self.aimed, self.left = False, self.left - 1
+                if self.left < 0:
+                    self.struck = True
+                    raise self.error
+            self.aimed |= self.marks[Mark.RUNNING] >= 0
+        return self.step
+
+
+@functools.cache
+def operations(code: CodeType) -> dict[int, str]:
+    """What is done at each place of a piece of code."""
+    named: dict[int, str] = {}
+    for each in reversed(list(dis.get_instructions(code))):
+        extends = each.opname == "EXTENDED_ARG"
+        named[each.offset] = named[each.offset + 2] if extends else each.opname
+    return named
+
+
+@pytest.mark.parametrize("error", [TimeLimit, CancelRequest])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_no_strike_escapes_the_batch_or_leaves_its_clerk_behind(
+    bench: Bench, error: type[BaseException], stages: int
+) -> None:
+    def fn(x: int) -> int:
+        if x == 0:
+            raise ValueError
+        return x
+
+    specs = [bench.spec_of(fn), bench.spec(double)][:stages]
+    batch = functools.partial(bench.batch, specs, range(2), timeouts=[9.0] * stages)
+    bench.run(batch())
+    before = sys.gettrace()
+    for place in itertools.count():
+        strike = Strike(bench.marks, place, error)
+        sys.settrace(strike)
+        try:
+            bench.run(batch())
+        finally:
+            sys.settrace(before)
+        told = set(bench.values(stages - 1)), set(bench.failures)
+        if not strike.struck:
+            break
+        if error is TimeLimit:
+            assert bench.end.outcome is Outcome.DONE and set.union(*told) == {0, 1}, place
+        else:
+            assert bench.end.outcome is Outcome.KILLED, place
+        assert worker._Clerk.idle[-1].is_alive()
+        assert len(clerks()) == len(worker._Clerk.idle), place
+    assert place > 10
 
 
 def test_a_cancel_ends_the_batch_and_keeps_what_is_done(bench: Bench) -> None:
