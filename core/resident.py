@@ -23,19 +23,23 @@ class ResidentMemory:
     def __init__(self) -> None:
         with suppress(OSError), open("/proc/self/clear_refs", "wb", buffering=0) as file:
             file.write(b"5")
-        _, self.before = _own()
+        _, now, self._mapped = _sizes()
+        self.before = now - self._mapped
 
     def told(self) -> tuple[int, int]:
         """Resident bytes at the beginning, and the most since then."""
-        most, _ = _own()
-        return self.before, max(self.before, most)
+        most, now, mapped = _sizes()
+        # At the time of the most, so much was mapped: that is not told. Files of the batch before may
+        # have been let go since the beginning.
+        most -= max(self._mapped, mapped)
+        return self.before, max(self.before, most, now - mapped)
 
 
-def _own() -> tuple[int, int]:
-    """The most bytes, and those of now, less mapped files; both lifelong where the system does not tell."""
+def _sizes() -> tuple[int, int, int]:
+    """The most bytes, those of now, and mapped files of now; lifelong where the system does not tell."""
     with suppress(OSError), open("/proc/self/status", "rb", buffering=0) as file:
         if told := _SIZES.search(file.read()):
-            most, now, mapped = map(int, told.groups())
-            return (most - mapped) << 10, (now - mapped) << 10
+            most, now, mapped = (int(kilobytes) << 10 for kilobytes in told.groups())
+            return most, now, mapped
     lifelong = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    return lifelong, lifelong
+    return lifelong, lifelong, 0
