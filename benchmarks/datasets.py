@@ -129,7 +129,9 @@ def measured(
         err.seek(0)
         lines = [line for line in out.read().splitlines() if line.startswith('{"wall"')]
         if child.returncode or not lines:
-            return (err.read().strip().splitlines() or ["?"])[-1][:300]
+            said = err.read().strip()
+            print(said, file=sys.stderr)
+            return (said.splitlines() or ["?"])[-1][:300]
         told = json.loads(lines[-1])
     return {
         "wall": (told["wall"], "s"),

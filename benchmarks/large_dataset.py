@@ -4,7 +4,7 @@
 
 What each operation has made is dropped once the next one has read it. Memory is sampled ten times a
 second and leaves out files that are mapped, which the kernel can take back; the store's size is
-sampled once a second. What was written is held against what DuckDB says of the input.
+sampled once a second. It needs five times as much disk. What was written is held against what DuckDB says of the input.
 """
 
 from __future__ import annotations
