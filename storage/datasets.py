@@ -359,10 +359,11 @@ class Dataset(Operations, Shown):
     ) -> Dataset:
         """Write the rows as plain files that any tool reads, and a manifest; returns them opened.
 
-        In a flow it runs on the flow's executor, and returns when all is there; elsewhere it runs
-        here, a batch of rows at a time. The files appear together, when all are written: a reader
-        of the manifest (`open_dataset`) sees the old rows or the new ones, never a mix, and what
-        fails or is killed before leaves the old ones. One may write to a folder at a time.
+        In a flow it runs on the flow's executor, outside of one as a flow run of its own on the
+        default executor, and returns when all is there; in a running task it runs there, a batch of
+        rows at a time. The files appear together, when all are written: a reader of the manifest
+        (`open_dataset`) sees the old rows or the new ones, never a mix, and what fails or is killed
+        before leaves the old ones. One may write to a folder at a time.
 
         Parameters
         ----------
@@ -371,8 +372,8 @@ class Dataset(Operations, Shown):
         format
             ``"parquet"`` (zstd) or ``"arrow"`` (IPC).
         partition_by
-            Columns whose values become hive-style folders (``year=2026/``). In a flow the rows of
-            a folder are brought together first, so that the number of files follows their size.
+            Columns whose values become hive-style folders (``year=2026/``). The rows of a folder are
+            brought together first, so that the number of files follows their size.
         mode
             ``"error"`` where the folder holds files already, ``"overwrite"``, ``"append"``,
             ``"ignore"`` (leave what is there), or ``"update"``: afterwards the folder has the rows

@@ -21,6 +21,7 @@ from .partitions import MOST_GROUP_ROWS
 from .pieces import Piece, Scan, origins_of
 from .scanning import FilePiece
 from .splitting import by_bytes
+from .unifying import align
 
 PLACE = "__headrace_place"
 _FILE = 1 << 40
@@ -63,7 +64,8 @@ class Share:
         wanted = self.scan.filter  # while reading it would hide how many rows it leaves out
         scan = replace(self.scan, columns=columns if wanted is None else None, filter=None)
         for held, places in _gathered(_parts(self.pieces, self.places, scan, size), size):
-            table = pa.Table.from_batches(held, schema=scan.result).cast(plain_schema(scan.result))
+            table = pa.Table.from_batches(held, schema=scan.result)
+            table = align(table, plain_schema(scan.result))
             where = np.concatenate([np.arange(at, at + n) for at, n in places])
             if wanted is not None:
                 table = table.append_column(PLACE, pa.array(where)).filter(wanted)
@@ -129,27 +131,34 @@ def with_places(groups: Iterator[list[Piece]] | Sequence[list[Piece]], scan: Sca
     return shares
 
 
-def plain_schema(schema: Any) -> Any:
+def plain_schema(schema: Any, *, categories: bool = False) -> Any:
     """The schema without dictionaries and views.
 
-    A file holds one dictionary per column, and rows come from many files; views cannot be taken from.
+    An Arrow file holds one dictionary per column, and rows come from many files; views cannot be
+    taken from. With ``categories`` dictionaries of texts stay, as in Parquet they can.
     """
-    return pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
+    return pa.schema(
+        [field.with_type(_plain(field.type, categories)) for field in schema], schema.metadata
+    )
 
 
-def _plain(kind: Any) -> Any:
+def _plain(kind: Any, categories: bool) -> Any:
     if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
+        is_text = pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+        return kind if categories and is_text else _plain(kind.value_type, categories)
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
     if pa.types.is_struct(kind):
-        return pa.struct([f.with_type(_plain(f.type)) for f in kind.fields])
+        return pa.struct([f.with_type(_plain(f.type, categories)) for f in kind.fields])
+    if pa.types.is_map(kind):
+        item: Any = kind.item_field.with_type(_plain(kind.item_type, categories))
+        return pa.map_(_plain(kind.key_type, categories), item)
     for test, make in (
         (pa.types.is_list, pa.list_),
         (pa.types.is_large_list, pa.large_list),
     ):
         if test(kind):
-            return make(kind.value_field.with_type(_plain(kind.value_type)))
+            return make(kind.value_field.with_type(_plain(kind.value_type, categories)))
     return kind

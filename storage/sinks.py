@@ -18,6 +18,7 @@ from .localfiles import LocalObjects
 from .objects import Objects
 from .opening import NULL_FOLDER
 from .partitions import ROW_GROUP_ROWS, dictionary_columns
+from .unifying import align
 
 STAGED = ".staged"
 """Ending of a file's name until it counts: no tool that looks for Parquet or Arrow files takes it."""
@@ -135,6 +136,7 @@ class DatasetWriter:
 
     def _spill(self, file: _Open) -> None:
         table = pa.concat_tables(file.held) if file.held else self._schema.empty_table()
+        table = align(table, self._schema)
         file.held, file.held_rows = [], 0
         if file.writer is None:
             file.writer = self._writer(file.sink, table)

@@ -1,4 +1,4 @@
-"""Writing a dataset: as mapped tasks of the current flow run, or here where there is none."""
+"""Writing a dataset: as mapped tasks of a flow run, or here in a running task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .exchange import ByContent
 from .grouping import groups_of
 from .increments import Plan, planned, sources_of
 from .locations import parse_location
-from .making import Input, refuse_bare_rows
+from .making import Input, in_a_flow, refuse_bare_rows
 from .operating import PARTITION_BYTES
 from .shares import Share, plain_schema, with_places
 from .splitting import by_bytes, by_rows
@@ -43,27 +43,25 @@ def write_dataset(
     """See `Dataset.write`."""
     check_positive("max_rows_per_file", max_rows)
     check_positive("max_bytes_per_file", max_bytes)
-    flow_run = FLOW_RUN.get() if TASK_RUN.get() is None else None
+    in_task = TASK_RUN.get() is not None
     target = Target(
         parse_location(uri),
         options,
-        dataset.schema if flow_run is None and mode != "update" else plain_schema(dataset.schema),
+        plain_schema(dataset.schema, categories=format == "parquet"),
         format,
         tuple(partition_by),
         mode,
         max_rows,
         max_bytes,
-        # The same in a resumed run, whose flow makes the same calls in the same order.
-        os.urandom(8).hex()
-        if flow_run is None
-        else f"{flow_run.engine.run_id}-{len(flow_run.nodes)}",
+        os.urandom(8).hex(),
         removed,
     )
-    if flow_run is None:
-        _write_here(dataset, target)
-    else:
-        _write_in_flow(dataset, target)
-    return open_dataset(uri, format=format, storage_options=options)
+
+    def write() -> Dataset:
+        (_write_here if in_task else _write_in_flow)(dataset, target)
+        return open_dataset(uri, format=format, storage_options=options)
+
+    return write() if in_task else in_a_flow("write", write)
 
 
 def _write_here(dataset: Dataset, target: Target) -> None:
@@ -103,6 +101,9 @@ def _write_in_flow(dataset: Dataset, target: Target) -> None:
 
     What is staged stays where an item fails, so that a resumed run need not write it again.
     """
+    run = cast("Any", FLOW_RUN.get())
+    # The same in a resumed run, whose flow makes the same calls in the same order.
+    target = replace(target, write=f"{run.engine.run_id}-{len(run.nodes)}")
     kept = begin.submit(target).result()
     if kept is None:
         return

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from storage.batches import commit
 
+from headrace import flow, task
 from headrace.core.errors import (
     AlreadyExistsError,
     ConfigurationError,
@@ -34,6 +35,7 @@ from headrace.storage.datasets import (
 from headrace.storage.opening import MANIFEST
 from headrace.storage.sinks import DatasetWriter
 from headrace.storage.store import ArrowRunStore, ArrowStore
+from headrace.storage.targets import STAGING
 
 ROWS = [{"a": i, "b": "x" * (i % 5)} if i % 3 else {"b": None, "c": i / 2} for i in range(40)]
 TABLE = pa.table(
@@ -414,14 +416,9 @@ def test_what_is_written_is_read_by_others(store: ArrowStore, format: str):
 
 def test_plain_tools_read_a_written_folder(tmp_path: Path):
     dataset_of_table(TABLE).write(tmp_path / "out", max_rows_per_file=10)
-    assert (
-        ds.dataset(tmp_path / "out", format="parquet", exclude_invalid_files=True)
-        .to_table()
-        .sort_by("a")
-        .num_rows
-        == 40
-    )
+    assert ds.dataset(tmp_path / "out").to_table().equals(TABLE)
     assert pl.read_parquet(tmp_path / "out" / "*.parquet").shape == (40, 3)
+    assert pl.scan_parquet(tmp_path / "out", hidden_file_prefix="_").collect().shape == (40, 3)
     assert pd.read_parquet(tmp_path / "out").shape == (40, 3)
 
 
@@ -474,13 +471,17 @@ def test_rows_without_columns_are_counted_and_not_written(tmp_path: Path):
     assert empty.write(tmp_path / "out", "arrow").to_table().to_pylist() == [{"x": {}}]
 
 
-def test_a_failed_write_leaves_the_old_dataset_and_nothing_else(tmp_path: Path):
+@pytest.mark.parametrize("where", ["flow", "task"])
+def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path, where: str):
     target = tmp_path / "out"
     dataset_of_table(TABLE).write(target)
     before = sorted(p.name for p in target.iterdir())
 
     class Broken:  # a Piece
         name, rows, bytes, fingerprint, origin = "broken", 1, 1, "", None
+
+        def units(self, scan: Any = None) -> list[Any]:
+            return [self]
 
         def schema(self) -> Any:
             return TABLE.schema
@@ -489,11 +490,21 @@ def test_a_failed_write_leaves_the_old_dataset_and_nothing_else(tmp_path: Path):
             yield TABLE.to_batches()[0]
             raise StorageError("lost")
 
-    dataset = Dataset([Broken()])  # type: ignore[list-item]
+    def write() -> int:
+        dataset = Dataset([Broken()])  # type: ignore[list-item]
+        return dataset.write(target, mode="overwrite", max_rows_per_file=5).num_rows
+
+    @flow(executor="inline")
+    def in_a_task() -> int:
+        return task(write).submit().result()
+
     with pytest.raises(StorageError, match="lost"):
-        dataset.write(target, mode="overwrite", max_rows_per_file=5)
-    assert sorted(p.name for p in target.iterdir()) == before
+        in_a_task() if where == "task" else write()
+    staged = [] if where == "task" else [STAGING]  # for who resumes the run
+    assert sorted(p.name for p in target.iterdir() if p.name not in staged) == before
     assert open_dataset(target).to_table().equals(TABLE)
+    assert dataset_of_table(TABLE).write(target, mode="overwrite").to_table().equals(TABLE)
+    assert not (target / STAGING).exists()
 
 
 def test_a_reader_sees_the_old_dataset_until_the_manifest_is_there(

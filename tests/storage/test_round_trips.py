@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyarrow.csv import write_csv
 
 from headrace.storage.datasets import dataset_of_table, open_dataset
+from headrace.storage.shares import plain_schema
 from headrace.storage.store import ArrowStore
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
@@ -98,11 +99,12 @@ def test_tables_come_back(table: Any, most: int | None, format: str):
     with tempfile.TemporaryDirectory() as folder:
         dataset_of_table(table).write(folder, format, max_rows_per_file=most)
         back = open_dataset(Path(folder))
-        assert back.schema.equals(table.schema)
+        schema = plain_schema(table.schema, categories=format == "parquet")
+        assert back.schema.equals(schema)
         # As values: Arrow takes chunks whose dictionaries differ for unequal.
         assert back.to_table().to_pylist() == table.to_pylist()
         parts = [part.to_table() for part in back.partitions(bytes=1)]
-        assert all(part.schema.equals(table.schema) for part in parts)
+        assert all(part.schema.equals(schema) for part in parts)
         assert [row for part in parts for row in part.to_pylist()] == table.to_pylist()
 
 

@@ -20,8 +20,9 @@ import pytest
 from storage.batches import commit
 from storage.stores import make_store
 
+import headrace
 from headrace import flow, open_dataset, task
-from headrace.core.errors import AlreadyExistsError, StorageError
+from headrace.core.errors import AlreadyExistsError, ConfigurationError, StorageError
 from headrace.storage.datasets import Dataset
 from headrace.storage.localfiles import LocalObjects
 from headrace.storage.opening import MANIFEST
@@ -71,6 +72,44 @@ def test_a_flow_writes_on_its_executor(executor: str, format: str, tmp_path: Pat
     assert job("append", 100).to_table().equals(pa.concat_tables([TABLE, rows(0, 100)]))
     assert job("overwrite", 300).to_table().equals(rows(0, 300))
     assert len(visible(target)) == 3
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_outside_of_a_flow_it_is_a_run_of_its_own(
+    executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HEADRACE_EXECUTOR", executor)
+    for number in range(4):
+        pq.write_table(rows(number * 100, 100), tmp_path / f"{number}.parquet")
+    written = open_dataset(tmp_path / "*.parquet").write(tmp_path / "out", max_rows_per_file=100)
+    assert written.to_table().equals(rows(0, 400))
+    run, *earlier = headrace.runs(flow="dataset-write")
+    counts = {node.key: node.counts["Completed"] for node in headrace.attach(run.id).nodes()}
+    assert counts == {"write-begin-0": 1, "write-0": 4, "write-commit-0": 1}
+    assert {step.run for step in written.lineage().steps.values() if step.task} == {str(run.id)}
+    with pytest.raises(ConfigurationError, match="mode"):
+        written.write(tmp_path / "out", mode="anew")
+    assert headrace.runs(flow="dataset-write") == [run, *earlier]
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_categories_of_many_partitions(format: str, tmp_path: Path):
+    """Parquet files keep them; an Arrow file would need one dictionary."""
+
+    @task
+    def made(number: int) -> pa.Table:
+        words = pa.array([f"a{number}", "b", None]).dictionary_encode()
+        return pa.table({"word": words, "none": [[None], [], [None] * number]})
+
+    @flow(executor="threads")
+    def job() -> Dataset:
+        return made.map(range(3)).dataset().write(tmp_path / "out", format)
+
+    found = job().to_table()
+    assert pa.types.is_dictionary(found.schema.field("word").type) == (format == "parquet")
+    words = [word for number in range(3) for word in (f"a{number}", "b", None)]
+    assert found["word"].to_pylist() == words
+    assert found["none"].type == pa.list_(pa.null())
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")  # in Dask
