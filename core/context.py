@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from . import forks
 from .errors import RunError
 from .interfaces import LogLine, RunStore, Stage, StageSpec
 
@@ -192,8 +193,9 @@ TASK_RUN: ContextVar[Cursor | None] = ContextVar("headrace_task_run", default=No
 FLOW_RUN: ContextVar[FlowRunContext | None] = ContextVar("headrace_flow_run", default=None)
 TAGS: ContextVar[frozenset[str]] = ContextVar("headrace_tags", default=frozenset())
 
-_LIVE: dict[str, FlowRunContext] = {}
-_LIVE_LOCK = threading.Lock()
+_LIVE: dict[str, FlowRunContext] = forks.own({})
+_LIVE_LOCK = forks.own_lock(threading.Lock())
+forks.in_child(lambda: FLOW_RUN.set(None))  # its engine is the parent's
 
 
 def live_run(run_id: str) -> FlowRunContext | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from . import pools
+from . import forks, pools
 from .context import live_runs
 from .errors import Terminated
 
@@ -27,7 +27,7 @@ _CTRL_C = "Interrupted from the keyboard."
 
 _before: Any = None
 """What SIGTERM did before `heed_sigterm`."""
-_started: dict[threading.Thread, FlowRun[Any]] = {}
+_started: dict[threading.Thread, FlowRun[Any]] = forks.own({})
 
 
 def heed_sigterm() -> None:
@@ -98,5 +98,5 @@ def _cancel_started(grace: float | None) -> None:
         run.cancel(grace, run.cancel_reason or _CTRL_C)
 
 
-os.register_at_fork(after_in_child=lambda: (_started.clear(), _give_back()))
+forks.in_child(_give_back)
 pools.before_closing(_wait_for_started)

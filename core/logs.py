@@ -16,6 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from . import forks
 from .context import FLOW_RUN, TASK_RUN
 from .errors import RunError
 
@@ -67,7 +68,7 @@ class _StderrHandler(logging.StreamHandler[Any]):
         return sys.stderr
 
 
-_ready = threading.Lock()
+_ready = forks.own_lock(threading.Lock())
 _is_ready = False
 
 
@@ -140,7 +141,7 @@ def get_run_logger() -> logging.Logger:
 # -------------------------------------------------------------------------------------- prints
 
 _plain_print = builtins.print
-_patch_lock = threading.Lock()
+_patch_lock = forks.own_lock(threading.Lock())
 _patches = 0
 
 

@@ -1,18 +1,18 @@
 """Warm pools: opened once per process and executor, shared by runs, closed at exit.
 
 A second flow on Dask or Ray does not pay for its start again. Executors with equal ``key()`` share
-a pool. A forked child starts without any: the parent's pools are not its own.
+a pool.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from . import forks
 from .interfaces import Executor, Pool
 
 
@@ -24,9 +24,8 @@ class _Place:
     pool: Pool | None = None
 
 
-_lock = threading.Lock()
-_places: dict[Hashable, _Place] = {}
-_owner = os.getpid()
+_lock = forks.own_lock(threading.Lock())
+_places: dict[Hashable, _Place] = forks.own({})
 _waits: list[Callable[[], None]] = []
 
 
@@ -82,27 +81,17 @@ def close_all() -> None:
             pool.close()
 
 
-def _forget_in_child() -> None:
-    """After a fork the pools' threads and sockets are the parent's: start with none, close none."""
-    global _lock, _places, _owner
-    _lock = threading.Lock()
-    _places = {}
-    _owner = os.getpid()
-
-
 def before_closing(wait: Callable[[], None]) -> None:
     """Call this when the interpreter exits, before the pools close."""
     _waits.append(wait)
 
 
 def _close_at_exit() -> None:
-    if os.getpid() == _owner:
-        for wait in _waits:
-            wait()
-        close_all()
+    for wait in _waits:
+        wait()
+    close_all()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
 # Before `concurrent.futures` closes its threads, which engines need to end in order; `atexit` is
 # later than that.
 getattr(threading, "_register_atexit", atexit.register)(_close_at_exit)

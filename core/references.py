@@ -18,13 +18,14 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
+from . import forks
 from .rowmodels import models_of
 from .shipping import Source
 
 _PACKAGE = __name__.partition(".")[0]
 _WIDTH = 1000
 """Elements of a container that are looked at: code rarely hides behind more."""
-_lock = threading.Lock()
+_lock = forks.own_lock(threading.Lock())
 _files: dict[str, tuple[tuple[int, int], str, tuple[str, ...]]] = {}
 """Per file and module: (time, size), source, and what it imports."""
 

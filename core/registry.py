@@ -17,6 +17,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from . import forks
 from .errors import ConfigurationError, MissingExtraError
 from .interfaces import Display, Executor, History, RunRecord, Store
 from .nearmiss import near
@@ -174,8 +175,8 @@ def open_live() -> Callable[[Any], None]:
     return _load(EntryPoint("live", f"{_HERE}.display.notebook:show_run", DISPLAYS))
 
 
-_histories: dict[str, History] = {}
-_histories_lock = threading.Lock()
+_histories: dict[str, History] = forks.own({})
+_histories_lock = forks.own_lock(threading.Lock())
 
 
 def open_history(url: str) -> History:

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from . import forks
 from .durations import seconds_of
 from .errors import ConfigurationError
 from .sizes import bytes_of
@@ -181,7 +182,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-_lock = threading.Lock()
+_lock = forks.own_lock(threading.Lock())
 _settings: Settings | None = None
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from . import forks
 from .errors import HeadraceError, UnpicklableError
 
 _bundled_here: set[str] = set()
@@ -201,7 +202,7 @@ class _Shipped:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = forks.own_lock(threading.Lock())
         self.sources: dict[str, Source] = {}
         self.installed: set[str] = set()
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from . import forks
 from .checkpoints import Checkpoints
 from .context import Cursor, CursorStage
 from .identity import NOBODY, SIZE, item_ids
@@ -180,7 +181,7 @@ class _Cache:
     """Code by spec and set-up state by spec, kept for the life of the process."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = forks.own_lock(threading.RLock())
         self.specs: OrderedDict[tuple[str, str], tuple[StageSpec, Any, Any]] = OrderedDict()
 
     def load(self, store: RunStore, path: str, *, in_child: bool) -> tuple[StageSpec, Any, Any]:

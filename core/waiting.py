@@ -11,6 +11,8 @@ from concurrent.futures import Future as PlainFuture
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from . import forks
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -22,9 +24,15 @@ T = TypeVar("T")
 _WAITERS = 256
 """Threads that may wait for event loops at a time; they cost address space, not memory."""
 
-_lock = threading.Lock()
+_lock = forks.own_lock(threading.Lock())
 _threads: ThreadPoolExecutor | None = None
 _calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]] | None = None
+
+
+@forks.in_child
+def _without_threads() -> None:
+    global _threads, _calls
+    _threads = _calls = None
 
 
 def call_back(fn: Callable[[Any], object], future: Any) -> None:

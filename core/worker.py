@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import cloudpickle
 import numpy as np
 
+from . import forks
 from .checkpoints import Checkpoints
 from .context import TASK_RUN, Cursor, CursorStage
 from .errors import (
@@ -673,7 +674,7 @@ class _Clerk(threading.Thread):
     batch takes beside its items, and ends when there was none for a while.
     """
 
-    idle: ClassVar[list[_Clerk]] = []
+    idle: ClassVar[list[_Clerk]] = forks.own([])
 
     def __init__(self) -> None:
         super().__init__(name="headrace-clerk", daemon=True)
@@ -684,7 +685,7 @@ class _Clerk(threading.Thread):
         """A clerk for a batch, until it may `leave`."""
         clerk = None
         with suppress(IndexError):
-            while clerk is None or not clerk.is_alive():  # none is in a fork
+            while clerk is None or not clerk.is_alive():  # an error has ended it
                 clerk = cls.idle.pop()
         if clerk is None or not clerk.is_alive():
             clerk = cls()

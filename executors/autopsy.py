@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from ..core import forks
 from ..core.interfaces import Batch, Positions, Report
 
 OUT_OF_MEMORY = 77
@@ -49,7 +50,7 @@ class MemoryWatch:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.own_lock(threading.Lock())
         self._known: int | None = None
 
     def start(self) -> None:

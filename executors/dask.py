@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import sys
+import threading
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core import forks
 from ..core.errors import ConfigurationError, ExecutorError, MissingExtraError
 from ..core.interfaces import Capabilities
 from ..core.shown import Shown
 from .capacity import cores, memory
 from .pool import QueuePool
-from .reach import probe
+from .reach import probe, refuse_fork, users
 from .wire import versions
 
 _REACH_SECONDS = 20
@@ -87,6 +91,7 @@ class DaskExecutor(Shown):
             ) from error
         from .dask_slots import DaskRunner
 
+        refuse_fork("Dask")
         if self.address is not None and self.address.startswith(("tcp://", "tls://")):
             probe("Dask", self.address, speaks=self.address.startswith("tcp://"))
         with contextlib.ExitStack() as undo:
@@ -140,9 +145,29 @@ class DaskExecutor(Shown):
                     memory_limit=0,
                 )
             undo.callback(cluster.close)
+        else:
+            _ask(cluster)
         if self.adapt is not None:
             cluster.adapt(**self.adapt)
         return cluster
+
+
+def _ask(cluster: Any) -> None:
+    """Dask would wait for ever where the cluster object's event loop is the parent's of this fork."""
+    answered = threading.Event()
+    cluster.loop.add_callback(answered.set)
+    if not answered.wait(_REACH_SECONDS):
+        raise ExecutorError(
+            "the event loop of DaskExecutor's cluster object does not answer. If another process made the"
+            " object, of which this one is a fork, give the scheduler's address instead"
+        )
+
+
+@forks.in_child
+def _leave_to_parent() -> None:
+    """Dask would wait for the parent's clusters when this process exits."""
+    if "Dask" in users:
+        atexit.unregister(sys.modules["distributed.deploy.spec"].close_clusters)
 
 
 def _close_client(client: Any) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..core import forks
 from ..core.hostname import hostname
 from ..core.interfaces import Mark
 from ..core.orphans import SUPERVISOR
@@ -385,10 +386,12 @@ class Process:
         if self._shared is not None:
             self._shared.detach()
 
-    def lifelines(self) -> list[int]:
-        """Descriptors whose end tells others that this process has died."""
-        guards = self._guard.stdin if self._guard is not None else None
-        return [self._input, *([guards.fileno()] if guards is not None else [])]
+    def let_go(self) -> None:
+        """In a fork of its supervisor's process: or it would live as long as the fork does."""
+        for popen in filter(None, (self._popen, self._guard)):
+            assert popen.stdin is not None
+            with contextlib.suppress(OSError):
+                popen.stdin.close()
 
     def _gone(self) -> None:
         """It has exited: keep its last words."""
@@ -419,13 +422,8 @@ class Process:
 _living: weakref.WeakSet[Process] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    """In a fork of this process: let go, or children would live as long as the fork does."""
+@forks.in_child
+def _let_go() -> None:
     for process in list(_living):
-        for descriptor in process.lifelines():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        process.let_go()
     _living.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Hashable, Mapping
@@ -10,13 +12,14 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
+from ..core import forks
 from ..core.errors import ExecutorError, MissingExtraError, VersionMismatchError
 from ..core.interfaces import Capabilities
 from ..core.shown import Shown
 from .capacity import cores
 from .launch import path_to_package
 from .pool import QueuePool
-from .reach import probe
+from .reach import probe, refuse_fork, users
 from .wire import versions
 
 _STORE_BYTES = 256 << 20
@@ -70,6 +73,7 @@ class RayExecutor(Shown):
             ) from error
         from .ray_slots import RayRunner
 
+        refuse_fork("Ray")
         if self.address not in (None, "auto", "local"):
             probe("Ray", self.address, speaks=os.environ.get("RAY_USE_TLS", "0") == "0")
             _same_cluster(self.address)
@@ -230,3 +234,12 @@ def _end_half_started(error: Exception) -> None:
 
 
 _keeper = _Keeper()
+
+
+@forks.in_child
+def _leave_to_parent() -> None:
+    """Ray takes a fork for the process that is in it, which would end with the fork."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        users.setdefault("Ray", os.getppid())
+        atexit.unregister(ray.shutdown)

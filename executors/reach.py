@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from ..core.errors import ExecutorError
@@ -29,3 +30,23 @@ def probe(engine: str, address: str, *, speaks: bool = True) -> None:
                 raise ConnectionError("it hung up")
     except (OSError, ValueError) as error:
         raise ExecutorError(f"no {engine} cluster answers at {address!r}: {error}") from error
+
+
+users: dict[str, int] = {}
+"""Which process uses an engine: this one, or one that it is a fork of."""
+
+
+def refuse_fork(engine: str) -> None:
+    """Note that this process uses an engine.
+
+    Raises
+    ------
+    ExecutorError
+        It is a fork of one that does: the engine's threads and sockets are there.
+    """
+    user = users.setdefault(engine, os.getpid())
+    if user != os.getpid():
+        raise ExecutorError(
+            f"{engine} cannot be used here: this process is a fork of process {user}, which uses it."
+            ' Start it afresh (multiprocessing.get_context("spawn")), or give the flow another executor'
+        )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,48 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
+from ..core import forks
 from ..core.errors import HistoryError, MissingExtraError
 from . import addresses
 
 BUSY_SECONDS = 30.0
 CONNECT_SECONDS = 15
 CACHE_BYTES = 64 << 20
+FORK_SECONDS = 5.0
+"""A fork of this process waits so long for a moment without a transaction."""
+
+
+class _BetweenForks:
+    """Entered while SQLite is at work. A fork waits until it is not: what it had locked would stay so."""
+
+    def __init__(self) -> None:
+        self._changes = threading.Condition()
+        self._inside = 0
+        os.register_at_fork(
+            before=self._wait, after_in_parent=self._go_on, after_in_child=self._start_anew
+        )
+
+    def __enter__(self) -> None:
+        with self._changes:
+            self._inside += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self._changes:
+            self._inside -= 1
+            self._changes.notify_all()
+
+    def _wait(self) -> None:
+        self._changes.acquire()
+        self._changes.wait_for(lambda: not self._inside, FORK_SECONDS)
+
+    def _go_on(self) -> None:
+        self._changes.release()
+
+    def _start_anew(self) -> None:
+        self._changes, self._inside = threading.Condition(), 0
+
+
+_between_forks = _BetweenForks()
 
 
 class Database:
@@ -34,24 +72,26 @@ class Database:
         self.name = addresses.public(url)
         if url.drivername == "sqlite":
             self.sqlite = True
+            self._using: AbstractContextManager[None] = _between_forks
             _make_folder(Path(str(url.database)), self.name)
             self.writer = _sqlite_engine(url, write=True)
             self.reader = _sqlite_engine(url, write=False)
         else:
             self.sqlite = False
+            self._using = nullcontext()
             self.writer = _postgres_engine(url, pool_size=1)
             self.reader = _postgres_engine(url, pool_size=4)
 
     @contextmanager
     def write(self) -> Generator[Connection]:
         """One transaction that may write; committed on leaving, rolled back on an exception."""
-        with self.explained("written"), self.writer.begin() as connection:
+        with self.explained("written"), self._using, self.writer.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Generator[Connection]:
         """One transaction that sees a single state of the database."""
-        with self.explained("read"), self.reader.begin() as connection:
+        with self.explained("read"), self._using, self.reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -80,10 +120,21 @@ class Database:
             return "See that the file and its folder can be written and the disk has room."
         return "See that the server runs, and that the URL's host, user and password are right."
 
+    def forked(self) -> None:
+        """In a forked child: connect anew, and leave the parent's connections to it.
+
+        SQLite's must be closed here, which the parent does not notice: as long as one is open, SQLite
+        believes of its locks that this process has them.
+        """
+        for engine in (self.writer, self.reader):
+            forks.keep(engine.pool)
+            engine.dispose(close=self.sqlite)
+
     def close(self) -> None:
         """Release all connections. Idempotent."""
-        self.writer.dispose()
-        self.reader.dispose()
+        with self._using:
+            self.writer.dispose()
+            self.reader.dispose()
 
 
 REMEDIES = (

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sqlalchemy import column, inspect, select, table, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from ..core.errors import HistoryError
 from .databases import Database
@@ -56,9 +55,9 @@ def ensure(database: Database) -> None:
 
 def _quick_version(database: Database) -> str | None:
     try:
-        with database.reader.begin() as connection:
+        with database.read() as connection:
             row = connection.execute(VERSION).first()
-    except DBAPIError:
+    except HistoryError:
         return None  # no such table yet, or an error that the slow way explains
     return None if row is None else str(row[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.engine import Connection
 
+from ..core import forks
 from ..core.errors import RunNotFoundError
 from ..core.interfaces import (
     BatchRecord,
@@ -94,6 +96,7 @@ class SqlHistory(History):
             raise
         self._inserter = inserts.Inserter(sqlite=self._database.sqlite)
         self._writer = Writer(self._database)
+        _open.add(self)
 
     @property
     def url(self) -> str:
@@ -279,8 +282,23 @@ class SqlHistory(History):
 
     def close(self) -> None:
         """Wait for what is under way and release the connections. Idempotent."""
+        _open.discard(self)
         self._writer.close()
         self._database.close()
+
+    def forked(self) -> None:
+        """In a forked child: go on beside the parent, who writes what it was given before."""
+        self._database.forked()
+        self._writer = Writer(self._database)
+
+
+_open: weakref.WeakSet[SqlHistory] = weakref.WeakSet()
+
+
+@forks.in_child
+def _go_on() -> None:
+    for history in list(_open):
+        history.forked()
 
 
 def _crash(connection: Connection, row: Any, now: datetime) -> UUID:

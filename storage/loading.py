@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import zlib
 from collections import OrderedDict
@@ -118,7 +117,6 @@ class PartCache:
         self._most_bytes = held
         self._parts: OrderedDict[Any, OpenPart] = OrderedDict()
         self._lock = threading.Lock()
-        self._pid = os.getpid()
 
     def open(self, objects: Objects, part: Part, inline: bytes | None) -> OpenPart:
         """The opened part, from the cache, its inline bytes, or the store."""

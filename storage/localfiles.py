@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from ..core import forks
 from ..core.errors import AlreadyExistsError, StorageError
 from ..core.interfaces import ObjectInfo
 from .locations import Location
@@ -26,7 +27,7 @@ _links: dict[str, bool] = {}
 """By folder: whether it takes hard links."""
 _counter = itertools.count()
 _seen: set[str] = set()
-_seen_lock = threading.Lock()
+_seen_lock = forks.own_lock(threading.Lock())
 
 
 class LocalObjects:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from ..core import forks
 from ..core.errors import AlreadyExistsError, StorageError
 from ..core.interfaces import ObjectInfo
 from .filesystems import SILENCE_SECONDS, open_filesystem, reveal
@@ -184,7 +185,7 @@ class FsspecObjects:
         )
 
 
-_MEMORY_LOCK = threading.RLock()
+_MEMORY_LOCK = forks.own_lock(threading.RLock())
 
 
 class MemoryObjects(FsspecObjects):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core import forks
 from .filesystems import open_filesystem, reveal
 from .locations import LOCAL, MEMORY, Location, without_secrets
 
 _AHEAD = 8 << 20
-_opened: dict[Any, Any] = {}
+_opened: dict[Any, Any] = forks.own({})
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Source:
     @property
     def filesystem(self) -> Any:
         """The fsspec file system; one per process, scheme and options."""
-        key = (os.getpid(), self.location.scheme, repr(sorted(reveal(self.options).items())))
+        key = self.location.scheme, repr(sorted(reveal(self.options).items()))
         found = _opened.get(key)
         if found is None:
             if self.local:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..core import forks
 from ..core.errors import ConfigurationError, StorageError
 from ..core.interfaces import (
     Batch,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 FORMATS = ("auto", "arrow", "parquet")
 CHECK_BACKOFF = Backoff(first=0.2, cap=1.0, total=8.0, tries=5)
 
-_opened: dict[Any, Objects] = {}
+_opened: dict[Any, Objects] = forks.own({})
 
 
 @dataclass(frozen=True, init=False)
@@ -158,7 +160,6 @@ class ArrowStore:
     def objects(self, folder: str = "") -> Objects:
         """The objects below the store or one of its folders; one connection per process."""
         key = (
-            os.getpid(),
             self.location,
             repr(sorted(self.storage_options)),
             self.patience,
@@ -334,14 +335,12 @@ def read_schema(serialised: bytes | None) -> Any:
     return pa.ipc.read_schema(pa.py_buffer(serialised))
 
 
-_caches: dict[int, PartCache] = {}
-
-
+@cache
 def _cache() -> PartCache:
-    """The process's opened partitions; a forked child starts with none."""
+    """The process's opened partitions."""
     from .loading import PartCache
 
-    found = _caches.get(os.getpid())
-    if found is None:
-        found = _caches.setdefault(os.getpid(), PartCache())
-    return found
+    return PartCache()
+
+
+forks.in_child(_cache.cache_clear)

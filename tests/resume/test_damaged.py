@@ -79,7 +79,7 @@ def done(store: Any) -> tuple[Any, ArrowRunStore, list[str]]:
     assert run.result() == EXPECTED
     kept = run.info.store.run(str(run.id))
     starts.clear()
-    opened._caches.clear()  # as in another process
+    opened._cache.cache_clear()  # as in another process
     return run, kept, [receipt.part.path for receipt in kept.receipts(0)]
 
 
