@@ -10,6 +10,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -102,6 +103,7 @@ def _is_dict(annotation: Any) -> bool:
     return annotation is dict or typing.get_origin(annotation) is dict
 
 
+@lru_cache(maxsize=1024)
 def _form_of_text(text: str) -> str | None:
     plain = text.replace(" ", "").strip("'\"")
     for part in plain.split("|"):
