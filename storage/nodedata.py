@@ -57,7 +57,7 @@ class PartPiece:
         return f"{self.part.path}:{self.part.checksum:08x}:{self.first}+{self.rows}"
 
     @property
-    def whole(self) -> bool:
+    def uncut(self) -> bool:
         return self.first == 0 and self.rows == self.part.rows
 
     def open(self) -> OpenPart:

@@ -10,9 +10,8 @@ from typing import Any
 
 from .nodedata import PartPiece
 from .pieces import Piece, Scan
-from .scanning import FilePiece
+from .scanning import SMALL_BYTES, FilePiece
 
-_SMALL = 8 << 20
 _AHEAD_BYTES = 32 << 20
 _AHEAD = 16
 
@@ -30,7 +29,7 @@ def batches_of(pieces: Sequence[Piece], scan: Scan) -> Iterator[Any]:
                 if piece is None:
                     break
                 fetched = _fetched_bytes(piece)
-                read = _whole if fetched <= _SMALL else _begun
+                read = _read if fetched <= SMALL_BYTES else _begun
                 ahead = 0 < fetched <= _AHEAD_BYTES
                 size += fetched if ahead else 0
                 held.append((piece, fetched, pool.submit(read, piece, scan) if ahead else None))
@@ -55,7 +54,7 @@ def _fetched_bytes(piece: Piece) -> int:
     return 0
 
 
-def _whole(piece: Piece, scan: Scan) -> Iterable[Any]:
+def _read(piece: Piece, scan: Scan) -> Iterable[Any]:
     return list(piece.batches(scan))
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from .cutting import Span, SpanFile
-from .sources import Source, whole
+from .sources import Source, fetch
 
 
 class UncachedHandler(fs.FSSpecHandler):
@@ -50,7 +50,7 @@ class HeldHandler(fs.FSSpecHandler):
 
     def open_input_file(self, path: str) -> Any:
         if self._held is None:
-            self._held = whole(self.fs, path)
+            self._held = fetch(self.fs, path)
         return pa.BufferReader(self._held)
 
     def open_input_stream(self, path: str) -> Any:

@@ -24,7 +24,7 @@ from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
 from .scanhandler import HeldHandler, LinesHandler
-from .sources import Source, whole
+from .sources import Source, fetch
 from .unifying import check_fits
 
 TEXT_SCHEMA = pa.schema([("text", pa.string())])
@@ -40,8 +40,8 @@ FILES_SCHEMA = pa.schema(
 FIXED_SCHEMAS = {"text": TEXT_SCHEMA, "files": FILES_SCHEMA}
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
 _TEXT_ROWS = 65536
-_WHOLE = 8 << 20
-"""Smaller remote files are fetched by one request, and Parquet ones that are smaller than `_LOOKED_AT`."""
+SMALL_BYTES = 8 << 20
+"""What is no larger is fetched by one request, Parquet files up to `_LOOKED_AT`, and read ahead to its end."""
 _LOOKED_AT = 1 << 20
 """Row groups of smaller Parquet files are not looked at before they are read."""
 
@@ -107,26 +107,27 @@ class FilePiece:
         ]
         if tests:
             options["partition_expression"] = reduce(and_, tests)
-        handlers: Any = HeldHandler, LinesHandler  # abstract, say the stubs
+        held_handler: Any = HeldHandler  # abstract, say the stubs
+        lines_handler: Any = LinesHandler
         if held and self._is_small_and_remote:
-            filesystem = PyFileSystem(handlers[0](self.source.filesystem))
+            filesystem = PyFileSystem(held_handler(self.source.filesystem))
         elif self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
-            filesystem = PyFileSystem(handlers[1](self.source, self.span))
+            filesystem = PyFileSystem(lines_handler(self.source, self.span))
         else:
             filesystem = self.source.arrow(mapped=self.format == "arrow")
         return arrow_format(self.format).make_fragment(self.path, filesystem, **options)
 
     @property
     def _is_small_and_remote(self) -> bool:
-        most = _LOOKED_AT if self.format == "parquet" else _WHOLE
+        most = _LOOKED_AT if self.format == "parquet" else SMALL_BYTES
         known = 0 < self.size <= most  # 0: a server of https:// may not have told
         return self.span is None and not self.source.local and known
 
     def schema(self) -> Any:
         if self.format in FIXED_SCHEMAS:
             return FIXED_SCHEMAS[self.format]
-        whole = replace(self, span=None)  # CSV and JSON lines: types are guessed at their begin
-        return self._guard(lambda: self._schema_of(whole.fragment(held=True)))
+        file = replace(self, span=None)  # CSV and JSON lines: types are guessed at their begin
+        return self._guard(lambda: self._schema_of(file.fragment(held=True)))
 
     def _schema_of(self, fragment: Any) -> Any:
         own = fragment.physical_schema.remove_metadata()
@@ -215,7 +216,7 @@ class FilePiece:
 
     def batches(self, scan: Scan) -> Iterator[Any]:
         if self.format == "files":
-            yield from scan_table(self._whole(scan), scan)
+            yield from scan_table(self._file_row(scan), scan)
             return
         if self.format == "text":
             for table in self._texts():
@@ -256,7 +257,7 @@ class FilePiece:
             for each in fragments
         )
 
-    def _whole(self, scan: Scan) -> Any:
+    def _file_row(self, scan: Scan) -> Any:
         """A raw file as one row; its bytes are read only where they are wanted."""
         content: bytes | None = None
         if scan.columns is None or "content" in scan.columns or scan.filter is not None:
@@ -274,7 +275,7 @@ class FilePiece:
     def _fetched(self) -> bytes:
         system = self.source.filesystem
         small = self._is_small_and_remote
-        return whole(system, self.path) if small else system.cat_file(self.path)
+        return fetch(system, self.path) if small else system.cat_file(self.path)
 
     def _texts(self) -> Iterator[Any]:
         """Lines without their ends, as UTF-8; what is not UTF-8 is replaced."""
@@ -379,7 +380,7 @@ def arrow_dataset(pieces: Sequence[Piece], scan: Scan, to_table: Callable[[], An
 def _fragment(piece: Piece) -> Any:
     if isinstance(piece, FilePiece) and piece.format not in FIXED_SCHEMAS:
         return piece.fragment()
-    if isinstance(piece, PartPiece) and piece.whole:
+    if isinstance(piece, PartPiece) and piece.uncut:
         source = Source(piece.run.store.location, piece.run.store.storage_options)
         path = piece.run.objects.path_of(piece.part.path)
         return arrow_format(piece.part.format).make_fragment(path, source.arrow())

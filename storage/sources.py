@@ -84,7 +84,7 @@ class Source:
         )
 
 
-def whole(filesystem: Any, path: str) -> bytes:
+def fetch(filesystem: Any, path: str) -> bytes:
     """A file's bytes, by one request: s3fs would ask for the size first, to fetch parts side by side."""
     alone = {"max_concurrency": 1} if hasattr(filesystem, "max_concurrency") else {}
     return filesystem.cat_file(path, **alone)

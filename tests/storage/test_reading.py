@@ -301,7 +301,7 @@ def test_files_and_partitions_of_a_store_are_read_ahead(
     small: int, make_run: Callable[[str], ArrowRunStore], monkeypatch: pytest.MonkeyPatch
 ):
     run = make_run("memory")
-    monkeypatch.setattr(reading, "_SMALL", small)
+    monkeypatch.setattr(reading, "SMALL_BYTES", small)
     tables = [pa.table({"n": [number] * number}) for number in range(1, 29)]
     made = run.dataset(commit(run, tables, range(1, 28), inline_bytes=0))
     made.write(f"{run.url}/files", max_rows_per_file=7)
