@@ -277,7 +277,8 @@ def _forecast(
         slots = min(slots, head.window)
     # As many as in the middle of a long run: batches do not have to grow any more.
     sizer = replace(head.sizer, largest=total or items.size)
-    batch = sizer.next(slots, total, total or 1 << 40)
+    remaining = total or 1 << 40
+    batch = sizer.next(slots, remaining, remaining)
     seconds, work = _seconds(engine, node, workers)
     return NodeForecast(
         node=node.key,

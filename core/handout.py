@@ -260,8 +260,8 @@ class HandOut(Endings):
         """Ask for more input while the window has room."""
         if node.feeding:
             return
-        want = node.sizer.next(max(1, self._slots_of(node)), None, 1 << 40)
-        want *= 2 * max(1, self._slots_of(node))
+        slots = max(1, self._slots_of(node))
+        want = 2 * slots * node.sizer.next(slots, 1 << 40, 1 << 40)  # as if there were no end
         if node.window is not None:
             want = min(want, node.window)
         waiting = node.queued + node.parked

@@ -103,7 +103,7 @@ class Sizer:
         most = GROWTH * self.largest
         return most * self.per_item < AIM_SECONDS and most * self.item_bytes < self.batch_bytes
 
-    def next(self, slots: int, remaining: int | None, waiting: int) -> int:
+    def next(self, slots: int, remaining: int, waiting: int) -> int:
         """Items for the next batch, at least 1.
 
         Parameters
@@ -111,7 +111,7 @@ class Sizer:
         slots
             Batches of this node that run at a time.
         remaining
-            Items not handed out yet, if it is known.
+            Items not handed out yet, as far as is known.
         waiting
             Items at hand now.
         """
@@ -123,7 +123,7 @@ class Sizer:
             aim = max((3 - caution) * AIM_SECONDS, slots / BATCHES_PER_SECOND)
             size = max(1, int(aim / per_item))
             size = min(size, GROWTH * max(self.largest, 1))
-            share = ceil((waiting if remaining is None else remaining) / (caution * max(slots, 1)))
+            share = ceil(remaining / (caution * max(slots, 1)))
             least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
             size = min(size, max(share, ceil(least / per_item)))
         if self.item_bytes:

@@ -167,17 +167,17 @@ def test_cut_pick_and_join_of_lists() -> None:
 
 def test_batches_start_small_grow_boundedly_and_aim_at_a_second_or_two() -> None:
     sizer = Sizer()
-    first = sizer.next(2, None, 10**9)
+    first = sizer.next(2, 10**9, 10**9)
     assert first == 1
     sizer.measured(1, 1e-6)
-    assert sizer.next(2, None, 10**9) == GROWTH
+    assert sizer.next(2, 10**9, 10**9) == GROWTH
     for _ in range(30):
-        size = sizer.next(2, None, 10**9)
+        size = sizer.next(2, 10**9, 10**9)
         sizer.measured(size, size * 1e-3)
-    assert sizer.next(2, None, 10**9) == pytest.approx(2 * AIM_SECONDS / 1e-3, rel=0.2)
+    assert sizer.next(2, 10**9, 10**9) == pytest.approx(2 * AIM_SECONDS / 1e-3, rel=0.2)
     sizer.measured(2000, 2000 * 1.3e-3)  # not as expected
     assert sizer.per_item is not None
-    assert sizer.next(2, None, 10**9) == pytest.approx(AIM_SECONDS / sizer.per_item, rel=0.01)
+    assert sizer.next(2, 10**9, 10**9) == pytest.approx(AIM_SECONDS / sizer.per_item, rel=0.01)
 
 
 def test_batches_shrink_toward_the_end_and_never_to_nothing() -> None:
@@ -198,7 +198,7 @@ def test_what_a_batch_costs_by_itself_is_not_taken_for_its_items() -> None:
     size = 1
     for _ in range(4):
         sizer.measured(size, own + size * each)
-        size = sizer.next(1, None, 10**9)
+        size = sizer.next(1, 10**9, 10**9)
     assert sizer.per_item == pytest.approx(each, rel=0.2)
     assert not sizer.growing
 
@@ -209,7 +209,7 @@ def test_batches_that_are_full_of_bytes_grow_no_more() -> None:
         sizer.weighed(size, size * (16 << 20))
         assert sizer.growing is (size == 1)
         sizer.measured(size, size * 1e-3)
-    assert sizer.next(2, None, 10**9) == 4
+    assert sizer.next(2, 10**9, 10**9) == 4
 
 
 def test_faster_than_expected_is_a_surprise_unless_the_batch_has_grown() -> None:
@@ -229,7 +229,7 @@ def test_faster_than_expected_is_a_surprise_unless_the_batch_has_grown() -> None
 def test_nobody_takes_all_of_an_input_whose_length_is_unknown() -> None:
     sizer = Sizer()
     sizer.measured(100, 0.1)
-    assert sizer.next(4, None, 400) <= 100
+    assert sizer.next(4, 400, 400) <= 100
 
 
 def test_an_item_of_minutes_travels_alone() -> None:
@@ -242,7 +242,7 @@ def test_batches_are_bounded_in_bytes() -> None:
     sizer = Sizer(batch_bytes=1000)
     sizer.measured(10_000, 0.001)
     sizer.weighed(10, 1000)
-    assert sizer.next(2, None, 10**6) == 10
+    assert sizer.next(2, 10**6, 10**6) == 10
 
 
 @given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 500), st.floats(1e-7, 30))
