@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from uuid import UUID
 
-from .interfaces import History, PartitionRecord
+from .errors import RunNotFoundError
+from .interfaces import History, PartitionRecord, RunRecord
 
 
 def made_from(history: History, url: str) -> list[PartitionRecord]:
@@ -20,9 +23,16 @@ def made_from(history: History, url: str) -> list[PartitionRecord]:
         fresh = history.made_from(names)
         found.update(((each.run, each.path), each) for each in fresh)
         new = {each.run for each in fresh} - homes.keys()
-        for run in history.runs(ids=new, limit=len(new)):
+        for run in recorded(history, new):
             homes[run.id] = f"{run.storage.rstrip('/')}/{run.id}"
         urls = {f"{homes[each.run]}/{each.path}" for each in fresh if each.run in homes}
         folders = {each.rpartition("/")[0] + "/" for each in urls}  # of whole nodes
         names = (urls | folders) - seen
     return [each for each in found.values() if each.node >= 0]
+
+
+def recorded(history: History, runs: Iterable[UUID]) -> Iterator[RunRecord]:
+    """The records of these runs; of one that was deleted just now there is none."""
+    for run in runs:
+        with suppress(RunNotFoundError):
+            yield history.run(run)

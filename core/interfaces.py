@@ -1108,11 +1108,10 @@ class History(Protocol):
         *,
         flow: str | None = None,
         state: str | None = None,
-        ids: Collection[UUID] | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> list[RunRecord]:
-        """Newest first; with ``ids`` only such of these as there are."""
+        """Newest first."""
         ...
 
     def run(self, run: UUID | str) -> RunRecord:

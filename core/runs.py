@@ -511,12 +511,14 @@ def runs(
         made of it: a path or URL, as `Dataset.files` has it. ``run.partitions(made_from=...)`` tells what.
     """
     history = settled_history()
-    ids: set[UUID] | None = None
-    if made_from is not None:
-        from .derived import made_from as derived
+    if made_from is None:
+        return Runs(history.runs(flow=flow, state=state, limit=limit))
+    from .derived import made_from as derived
+    from .derived import recorded
 
-        ids = {part.run for part in derived(history, made_from)}
-    return Runs(history.runs(flow=flow, state=state, ids=ids, limit=limit))
+    makers = recorded(history, {part.run for part in derived(history, made_from)})
+    fitting = [run for run in makers if flow in (None, run.flow) and state in (None, run.state)]
+    return Runs(sorted(fitting, key=lambda run: run.created, reverse=True)[:limit])
 
 
 def attach(run: UUID | str) -> FlowRun[Any] | RecordedRun:

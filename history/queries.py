@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -47,7 +47,6 @@ def list_runs(
     workspace: str,
     flow: str | None,
     state: str | None,
-    ids: Collection[UUID] | None,
     limit: int,
     offset: int,
 ) -> list[RunRecord]:
@@ -57,8 +56,6 @@ def list_runs(
         query = query.where(runs.c.flow == flow)
     if state is not None:
         query = query.where(runs.c.state == state)
-    if ids is not None:
-        query = query.where(runs.c.id.in_(list(map(str, ids))))
     query = query.order_by(*NEWEST).limit(limit).offset(offset)
     return [rows.read_run(row) for row in connection.execute(query).all()]
 

@@ -198,13 +198,12 @@ class SqlHistory(History):
         *,
         flow: str | None = None,
         state: str | None = None,
-        ids: Collection[UUID] | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> list[RunRecord]:
         """Runs of the workspace, newest first."""
         with self._database.read() as connection:
-            return queries.list_runs(connection, self._workspace, flow, state, ids, limit, offset)
+            return queries.list_runs(connection, self._workspace, flow, state, limit, offset)
 
     def run(self, run: UUID | str) -> RunRecord:
         """One run by id, by an unambiguous beginning of its id, or by name (the newest)."""

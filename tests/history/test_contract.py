@@ -308,10 +308,6 @@ def test_runs_are_listed_newest_first_in_pages(history: SqlHistory) -> None:
     assert history.runs(flow="b") == newest[0::2]
     assert history.runs(state="Completed") == newest[3:]
     assert history.runs(flow="a", state="Completed", limit=1) == [records[2]]
-    some = [records[1].id, uuid4(), records[4].id, records[5].id]
-    assert history.runs(ids=some, limit=2) == [records[5], records[4]]
-    assert history.runs(ids=some, flow="a") == [records[4]]
-    assert history.runs(ids=[]) == []
 
 
 def test_a_run_is_found_by_id_beginning_or_name(history: SqlHistory) -> None:
