@@ -18,7 +18,9 @@ LINEAGE_KEY = b"headrace.lineage"
 _MOST = 64
 """Longer lists are objects of their own: they would make each footer long."""
 _put: set[str] = set()
-"""URLs of such objects that this process has put: of a static argument's files each batch has the same one."""
+"""URLs of such objects that this process has put. Of a static argument's files each batch has the same one,
+and nothing else here outlives a batch: encoders are made for one, stores are unpickled with each. Names are
+made of the content, so an object that is put once more is the same."""
 
 
 class Made:
