@@ -41,6 +41,7 @@ def hints_of(fn: Callable[..., Any], *, include_extras: bool = False) -> dict[st
     Names are those of the function's module, and those of the functions around it that its body
     uses, too.
     """
+    fn = annotated(fn)
     around = _around(inspect.unwrap(fn))
     try:
         return typing.get_type_hints(fn, localns=around or None, include_extras=include_extras)
@@ -54,6 +55,17 @@ def hints_of(fn: Callable[..., Any], *, include_extras: bool = False) -> dict[st
             except Exception:  # noqa: BLE001, S112 - see above
                 continue
         return found
+
+
+def annotated(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose annotations count: of a callable object its class's ``__call__``.
+
+    An object that wraps a function, as `functools.wraps` makes it, speaks for that one.
+    """
+    if isinstance(fn, type) or inspect.isroutine(fn) or hasattr(fn, "__wrapped__"):
+        return fn
+    call = getattr(type(fn), "__call__", None)  # noqa: B004 - the function itself, not whether it is there
+    return call if isinstance(call, FunctionType) else fn
 
 
 def _around(fn: Any) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-from .hints import hints_of
+from .hints import annotated, hints_of
 
 _MANY = frozenset({list, Sequence, Iterable, Iterator, Generator})
 
 
 def parameter_hints(fn: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of the parameters; of those that do not resolve the text."""
-    hints = {**getattr(fn, "__annotations__", {}), **hints_of(fn)}
+    hints = {**getattr(annotated(fn), "__annotations__", {}), **hints_of(fn)}
     hints.pop("return", None)
     return hints
 
@@ -30,7 +30,7 @@ def is_model(annotation: Any) -> bool:
 
 def models_of(fn: Callable[..., Any]) -> dict[str, Any]:
     """The models that annotate a function's parameters, by parameter."""
-    if "pydantic" not in sys.modules or not getattr(fn, "__annotations__", None):
+    if "pydantic" not in sys.modules or not getattr(annotated(fn), "__annotations__", None):
         return {}
     return {name: hint for name, hint in parameter_hints(fn).items() if is_model(hint)}
 

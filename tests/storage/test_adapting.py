@@ -157,3 +157,23 @@ def test_a_form_beside_a_class_of_the_users_needs_the_class_on_no_worker():
         return task(kind).map([TABLE, Local()]).result()
 
     assert job() == ["DataFrame", "Local"]
+
+
+class Columns:
+    """A callable object, whose class has annotations of its own."""
+
+    rows: int = 3
+
+    def __call__(self, rows: pd.DataFrame, number: int = 1) -> list[str]:
+        return [type(rows).__name__, *rows.columns] * number
+
+
+def test_a_callable_object_gets_what_its_call_is_annotated_with():
+    assert hints_of(Columns()) == {"rows": pd.DataFrame, "number": int, "return": list[str]}
+    assert hints_of(Columns) == {"rows": int}
+
+    @flow(executor="inline")
+    def job() -> list[str]:
+        return task(Columns()).map([TABLE])[0].result()
+
+    assert job() == ["DataFrame", *TABLE.column_names]
