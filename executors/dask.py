@@ -131,12 +131,12 @@ class DaskExecutor(Shown):
             return None
         cluster: Any = self.cluster
         if cluster is None:
-            from dask.config import set as configured
+            from dask import config
             from distributed import LocalCluster
 
             adaptive = self.adapt is not None
             local: Any = LocalCluster
-            with configured(_QUIET):
+            with config.set(_quiet(config)):
                 cluster = local(
                     n_workers=0 if adaptive else self.n_workers or 1,
                     threads_per_worker=1 if adaptive or self.n_workers else cores(),
@@ -150,6 +150,17 @@ class DaskExecutor(Shown):
         if self.adapt is not None:
             cluster.adapt(**self.adapt)
         return cluster
+
+
+def _quiet(config: Any) -> dict[str, Any]:
+    """`_QUIET`, but for what the user has set himself: in a file, a variable, or to other than the default."""
+    given, defaults = config.collect(), config.merge(*config.defaults)
+    return {
+        name: value
+        for name, value in _QUIET.items()
+        if config.get(name, None, config=given) is None
+        and config.get(name) == config.get(name, None, config=defaults)
+    }
 
 
 def _ask(cluster: Any) -> None:

@@ -289,3 +289,18 @@ def test_a_ray_address_where_nobody_answers_is_named():
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ExecutorError, match=address):
         RayExecutor(address=address).open()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_dask_of_its_own_looks_at_itself_where_the_user_has_set_that(wanted, monkeypatch):
+    from distributed import Worker
+
+    if wanted:
+        monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "true")
+    before = set(Worker._instances)
+    pool = DaskExecutor(n_workers=1).open()
+    try:
+        (worker,) = set(Worker._instances) - before
+        assert ("profile" in worker.periodic_callbacks) is wanted
+    finally:
+        pool.close()
