@@ -154,6 +154,8 @@ class Machine(Returns):
         self.changed.update(flight.nodes)
         for receipt in report.receipts:
             self.receipt(receipt)
+            flight.values += len(receipt.positions)
+            flight.busy += receipt.busy_seconds
         for number, positions in report.passed:
             self.passed(self.nodes[number], without(positions, Positions.of(sorted(flight.gone))))
         for failure in report.failures:

@@ -203,6 +203,10 @@ class Flight:
     started: int = 0
     told: bool = False
     """It has told of an item, so its child had come to life."""
+    values: int = 0
+    """Committed by it, of all stages."""
+    busy: float = 0.0
+    """Seconds that these took."""
     recalled: bool = False
     returned: int = 0
     share: float = 0.0

@@ -10,12 +10,14 @@ they did not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log
+from math import ceil, inf, log
 
 AIM_SECONDS = 1.0
 """Work in one batch, once the task is measured; twice as much where batches take what is expected."""
 LEAST_SECONDS = 0.02
 """Work below which cutting finer costs more than it balances."""
+LEAST_SHARE = 2.0
+"""Nor is it cut into less than so many times what a batch takes beside its items (a store that is far away)."""
 HAND_OUTS_PER_SECOND = 2000.0
 """With many slots the tail is not cut finer than so many batches a second can be decided on."""
 BATCHES_PER_SECOND = 200.0
@@ -67,6 +69,8 @@ class Sizer:
     items: float = 0.0
     largest: int = 0
     item_bytes: float = 0.0
+    own: float = inf
+    """Seconds that a batch takes beside its items, at least."""
     surprise: float = 1.0
     """How far the last batches were from what was expected of them, as a logarithm."""
 
@@ -124,7 +128,8 @@ class Sizer:
             size = max(1, int(aim / per_item))
             size = min(size, GROWTH * max(self.largest, 1))
             share = ceil(remaining / (caution * max(slots, 1)))
-            least = max(LEAST_SECONDS, slots / HAND_OUTS_PER_SECOND)
+            own = self.own if self.own < inf else 0.0
+            least = max(LEAST_SECONDS, LEAST_SHARE * own, slots / HAND_OUTS_PER_SECOND)
             size = min(size, max(share, ceil(least / per_item)))
         if self.item_bytes:
             size = min(size, max(1, int(self.batch_bytes / self.item_bytes)))

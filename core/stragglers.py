@@ -42,24 +42,25 @@ class Stragglers(HandOut):
         for flight in self.flights.values():
             by_pool.setdefault(flight.nodes[0].options.pool, []).append(flight)
         for flights in by_pool.values():
-            idle = self._slots_of(flights[0].nodes[0]) - len(flights)
-            if idle > 0 and not self._split(flights, now):
+            slots = self._slots_of(flights[0].nodes[0])
+            if len(flights) < slots and not self._split(flights, slots, now):
                 self._back_up(flights, now)
 
-    def _split(self, flights: list[Flight], now: float) -> bool:
-        """Recall the batch with most that has not started; False if there is none."""
+    def _split(self, flights: list[Flight], slots: int, now: float) -> bool:
+        """Recall batches that hold more than a slot's share of what has not started; False if none can be."""
+        whole = [flight for flight in flights if not flight.recalled]
         slow = [
             flight
-            for flight in flights
-            if not flight.recalled
-            and flight.began is not None
+            for flight in whole
+            if flight.began is not None
             and now - flight.began > RECALL_AFTER
             and len(flight.chunk) > max(flight.started, 1)
         ]
-        if slow:
-            worst = max(slow, key=lambda f: len(f.chunk) - f.started)
-            worst.recalled = True
-            self.out.append(Ask(worst, Control.RECALL))
+        share = sum(len(flight.chunk) - flight.started for flight in whole) / slots
+        for flight in slow:
+            if len(flight.chunk) - flight.started >= share:
+                flight.recalled = True
+                self.out.append(Ask(flight, Control.RECALL))
         return bool(slow)
 
     # -------------------------------------------------------------------------------- backups

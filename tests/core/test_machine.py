@@ -12,7 +12,7 @@ from core.simulated import Faults, NodeSpec, Script, Simulation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.core.commands import Command, Dropped, Submit
+from headrace.core.commands import Ask, Command, Dropped, Submit
 from headrace.core.interfaces import (
     End,
     Failure,
@@ -464,6 +464,45 @@ def test_a_share_is_of_what_the_input_tells_or_else_of_what_is_at_hand(
     machine.blocked(0.0)
     machine.fed(node, [list(range(400))], 6_400, exhausted=False, error=None, now=0.0)
     assert len(machine.flights[0].chunk) == pytest.approx(first, abs=20)
+
+
+@pytest.mark.parametrize(("told", "least"), [(0.1, 0.2), (0.002, 0.02), (None, 0.02)])
+def test_a_tail_is_cut_no_finer_than_what_a_batch_takes_by_itself(
+    told: float | None, least: float
+) -> None:
+    """Where all its items' times are told; else nobody knows what it took by itself."""
+    machine, each = Machine(lambda _p, _n: 1, prefetch=lambda _p: 0), 1e-5
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(node, [list(range(400_000))], 1600, exhausted=True, error=None, now=0.0)
+    for _ in range(5):
+        ((number, flight),) = machine.flights.items()
+        here = flight.chunk.positions
+        part, busy = Part(str(number), "arrow", "int", 10, len(here), 0), len(here) * each
+        values = (Receipt(0, number, 1, part, here, 1, 0.0, 1.0, busy),) if told else ()
+        end = End(Outcome.DONE, seconds=busy + (told or 0.1))
+        machine.report(Report("r", number, receipts=values, started=len(here), end=end), 1.0)
+    assert node.sizer.per_item is not None
+    size = node.sizer.next(1, 1, 10**9)
+    assert size * node.sizer.per_item == pytest.approx(least, rel=0.01)
+
+
+def test_all_batches_that_hold_more_than_their_share_are_split_at_once() -> None:
+    slots = [3]
+    machine = Machine(lambda _p, _n: slots[0], prefetch=lambda _p: 0)
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    for _ in range(30):
+        node.sizer.measured(400, 1.0)  # 8 items take the least that is cut
+    machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(node, [list(range(24))], 384, exhausted=True, error=None, now=0.0)
+    slots[0] = 4
+    for number, flight in machine.flights.items():
+        assert len(flight.chunk) == 8
+        machine.report(Report("r", number, started=7 if number == 1 else 1), 0.0)
+    asked = [each.flight.id for each in machine.tick(1.0) if isinstance(each, Ask)]
+    assert asked == [0, 2]
 
 
 @pytest.mark.parametrize("persist", [True, False])
