@@ -115,14 +115,35 @@ class Job:
     returned: bool = False
 
 
-class Simulation:
-    """One map of ``items`` items on a pool of ``slots`` slots."""
+@dataclass(frozen=True)
+class Costs:
+    """Seconds beside the items' own."""
 
-    def __init__(self, items: int, slots: int, factor: float) -> None:
+    event: float | None = None
+    """Of the machine for an event; None: what it takes on the core."""
+    batch: float = 0.0
+    """Of a batch by itself on its worker, which tells it with its items'."""
+    pause: float = 0.0
+    """Of a slot before each batch."""
+
+
+class Simulation:
+    """One map of ``items`` items on a pool of ``slots`` slots; every ``failing``-th fails (0: none)."""
+
+    def __init__(
+        self,
+        items: int,
+        slots: int,
+        durations: Any,
+        costs: Costs = Costs(),
+        failing: int = FAILING,
+    ) -> None:
         self.total, self.slots = items, slots
-        self.durations = Durations(factor)
+        self.durations, self.costs, self.failing = durations, costs, failing
         self.machine = Machine(lambda _pool, _need: slots)
         self.node = Node(0, "work-0", "work", NodeOptions(on_error="quarantine"), False)
+        self.then: Node | None = None
+        """A map of that one's values."""
         self.now = 0.0
         """When what is going on happens."""
         self.ready = 0.0
@@ -144,7 +165,9 @@ class Simulation:
         self.ready = max(self.ready, self.now)
         before = time.thread_time()
         commands = event(*args, now=self.ready, **more)
-        took = time.thread_time() - before
+        took = self.costs.event
+        if took is None:
+            took = time.thread_time() - before
         self.ready += took
         self.spent[kind] += took
         self.events[kind] += 1
@@ -154,13 +177,15 @@ class Simulation:
                     self.submit(flight)
                 case Feed(_node, items, size):
                     self.feed(items, size)
-                case Ask(flight, Control.RECALL):
+                case Ask(flight, Control.RECALL) if flight.id in self.jobs:
                     self.recall(self.jobs[flight.id])
                 case _:
                     pass
 
     def run(self) -> None:
         self.tell("add", self.machine.add, self.node, None)
+        if self.then is not None:
+            self.tell("add", self.machine.add, self.then, None)
         self.tell("tick", self.machine.blocked)
         ticked = 0.0
         while self.plan:
@@ -173,8 +198,9 @@ class Simulation:
                 self.now = when
                 self.step(job)
         counts = self.node.items.named_counts()
-        failed = self.total // FAILING
-        if not self.node.ended or counts != {"Completed": self.total - failed, "Failed": failed}:
+        failed = self.total // self.failing if self.failing else 0
+        wanted = {"Completed": self.total - failed, **({"Failed": failed} if failed else {})}
+        if not self.node.ended or counts != wanted:
             raise RuntimeError(f"{self.node.state}: {counts}")
 
     # ------------------------------------------------------------------------------ the pool
@@ -203,8 +229,8 @@ class Simulation:
         while self.free and self.waiting:
             self.free -= 1
             job = self.waiting.popleft()
-            job.began = job.told = max(self.now, job.came)
-            job.ends = job.told + self.durations.of(job.left)
+            job.began = job.told = max(self.now, job.came) + self.costs.pause
+            job.ends = job.told + self.durations.of(job.left) + self.costs.batch
             self.plan_next(job)
 
     def plan_next(self, job: Job) -> None:
@@ -238,7 +264,7 @@ class Simulation:
         if job not in self.waiting:
             keep = self.durations.done(job.left, max(0.0, self.now - job.told)) + 1
             job.left, back = split(job.left, keep)
-            job.ends = job.told + self.durations.of(job.left)
+            job.ends = job.told + self.durations.of(job.left) + self.costs.batch
             job.returned = True
             if back.runs:
                 answer = Report("r", job.flight.id, returned=back, started=job.done + keep)
@@ -249,8 +275,10 @@ class Simulation:
         number = job.flight.id
         failing = [
             position
-            for start, stop in mine.runs
-            for position in range(start + (FAILING - 1 - start) % FAILING, stop, FAILING)
+            for start, stop in (mine.runs if self.failing else ())
+            for position in range(
+                start + (self.failing - 1 - start) % self.failing, stop, self.failing
+            )
         ]
         receipts: tuple[Receipt, ...] = ()
         good = apart(mine, failing)
@@ -259,7 +287,8 @@ class Simulation:
             path = f"data/00000/{number:08d}-{self.receipts:08x}-0-{number:08x}.arrow"
             count = len(good)
             part = Part(path, "arrow", "int", 400 + 40 * count, count, number)
-            receipts = (Receipt(0, number, 1, part, good, 1, job.told, self.now, seconds),)
+            node = job.flight.nodes[0].id
+            receipts = (Receipt(node, number, 1, part, good, 1, job.told, self.now, seconds),)
         return Report(
             "r",
             number,
@@ -297,7 +326,7 @@ def measure(items: int, slots: int, factor: float) -> None:
 
     me = psutil.Process()
     idle = me.memory_info().rss
-    simulation = Simulation(items, slots, factor)
+    simulation = Simulation(items, slots, Durations(factor))
     began = time.perf_counter()
     simulation.run()
     wall = time.perf_counter() - began
