@@ -49,6 +49,7 @@ class Dataset(Operations, Shown):
         filter: Any = None,
         made: Made | None = None,
         asked: int = 0,
+        stated: bool = False,
     ) -> None:
         self._held = tuple(pieces) if made is None else None
         self._made = made
@@ -57,6 +58,7 @@ class Dataset(Operations, Shown):
         self._columns = None if columns is None else tuple(columns)
         self._filter = as_expression(filter)
         self._asked = asked
+        self._stated = stated
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -98,6 +100,7 @@ class Dataset(Operations, Shown):
             self._columns,
             self._filter,
             self._asked,
+            self._stated,
         )
 
     # ------------------------------------------------------------------------------- facts
@@ -140,7 +143,7 @@ class Dataset(Operations, Shown):
         both = more if own is None else own if more is None else own & more
         if both is not None and self._held != ():
             self._check_filter(both, schema)
-        return Scan(schema, wanted, both, self._asked)
+        return Scan(schema, wanted, both, self._asked, self._stated)
 
     def _check_filter(self, filter: Any, schema: Any) -> None:
         try:
@@ -276,6 +279,7 @@ class Dataset(Operations, Shown):
             filter=self._filter,
             made=None if self._held is not None else self._made,
             asked=self._asked,
+            stated=self._stated,
         )
 
     # --------------------------------------------------------------------------- partitions
@@ -334,6 +338,7 @@ class Dataset(Operations, Shown):
                 columns=self._columns,
                 filter=self._filter,
                 asked=scan.asked,
+                stated=scan.stated,
             )
             for group in groups
         ]
@@ -494,13 +499,20 @@ def open_dataset(
         find_schema=(lambda: schema_of(pieces)[0]) if asks_all else None,
         columns=columns,
         filter=filter,
+        stated=stated is not None,
     )
 
 
 def _rebuilt(
-    cls: type[Dataset], pieces: Any, schema: Any, columns: Any, filter: Any, asked: int
+    cls: type[Dataset],
+    pieces: Any,
+    schema: Any,
+    columns: Any,
+    filter: Any,
+    asked: int,
+    stated: bool,
 ) -> Dataset:
-    return cls(pieces, schema=schema, columns=columns, filter=filter, asked=asked)
+    return cls(pieces, schema=schema, columns=columns, filter=filter, asked=asked, stated=stated)
 
 
 def dataset_of_table(table: Any) -> Dataset:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .pieces import Scan, scan_table
+from .pieces import Scan, scan_table, with_constants
 
 LARGE_BYTES = 64 << 20
 _LARGE_ROWS = 2 << 20
@@ -48,7 +48,7 @@ def decoded(
     metadata = pq.read_metadata(file)
     buffer = min(8 << 20, max(256 << 10, _BUFFERS // max(1, metadata.num_columns)))
     parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=buffer, pre_buffer=False)
-    wanted = _needed(scan)
+    wanted = needed_columns(scan)
     columns = [name for name in parquet.schema_arrow.names if name in wanted]
     for group in groups:
         rows = group.num_rows * _BATCH_BYTES // max(1, group.total_byte_size)
@@ -56,13 +56,10 @@ def decoded(
             min(_BATCH_ROWS, max(1, rows)), row_groups=[group.id], columns=columns or None
         ):
             table = pa.Table.from_batches([batch])
-            for name, value in constants:
-                if name not in table.column_names:
-                    table = table.append_column(name, pa.repeat(value, batch.num_rows))
-            yield from scan_table(table, scan)
+            yield from scan_table(with_constants(table, constants), scan)
 
 
-def _needed(scan: Scan) -> set[str]:
+def needed_columns(scan: Scan) -> set[str]:
     """Columns that are read: those that are wanted, and those that the filter looks at."""
     if scan.columns is None:
         return set(scan.schema.names)

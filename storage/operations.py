@@ -218,6 +218,7 @@ def compact(dataset: Dataset, size: int) -> Dataset:
         (),
         schema=dataset.full_schema,
         asked=source.scan.asked,
+        stated=source.scan.stated,
         columns=source.scan.columns,
         made=Made(future, _Woven(layout, future), shared=True),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ class Scan:
     asked: int = 0
     """Of how many files the schema is, where not all were asked: others are held against it when they
     are read. 0: it is that of all, or it was stated."""
+    stated: bool = False
+    """Whether the schema was stated: then what it has not is left out."""
 
     @property
     def result(self) -> Any:
@@ -92,6 +94,14 @@ def filter_fingerprint(filter: Any) -> str:
     if filter is None:
         return "None"
     return hashlib.blake2b(pickle.dumps(filter, 5), digest_size=16).hexdigest()
+
+
+def with_constants(table: Any, constants: Sequence[tuple[str, Any]]) -> Any:
+    """A file's rows with the columns that its folder tells and that it has not itself."""
+    for name, value in constants:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.repeat(value, table.num_rows))
+    return table
 
 
 def scan_table(table: Any, scan: Scan) -> Iterator[Any]:

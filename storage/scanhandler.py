@@ -9,7 +9,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from .cutting import Span, SpanFile
-from .sources import Source, fetch
+from .sources import Source, decompressed, ending_of, fetch
+
+NOT_PYARROWS = (".zst", ".xz")
+"""Endings of compressed files that pyarrow's readers take for plain ones."""
 
 
 class UncachedHandler(fs.FSSpecHandler):
@@ -58,7 +61,10 @@ class HeldHandler(fs.FSSpecHandler):
 
 
 class LinesHandler(fs.FSSpecHandler):
-    """Opens files of lines, which are read in order: CSV and JSON lines, or a range of such a file."""
+    """Opens files of lines, which are read in order: CSV and JSON lines, or a range of such a file.
+
+    pyarrow decompresses some of them itself, by their endings.
+    """
 
     def __init__(self, source: Source, span: Span | None) -> None:
         super().__init__(source.filesystem)
@@ -66,6 +72,8 @@ class LinesHandler(fs.FSSpecHandler):
 
     def open_input_file(self, path: str) -> Any:
         file = self._source.open_lines(path)
+        if ending_of(path) in NOT_PYARROWS:
+            file = decompressed(file, path)
         if self._span is not None:
             file = io.BufferedReader(SpanFile(file, self._span), 1 << 20)
         return pa.PythonFile(file, mode="r")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from itertools import chain
 from operator import and_
 from typing import Any, cast
@@ -13,18 +14,20 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.csv import ParseOptions
+from pyarrow.csv import ParseOptions, ReadOptions
 from pyarrow.fs import PyFileSystem
+from pyarrow.json import ReadOptions as JsonReadOptions
 
 from ..core.errors import ConfigurationError, HeadraceError
 from ..core.interfaces import Origin
 from .cutting import Span, SpanFile, csv_spans, line_spans
-from .decoding import LARGE_BYTES, decoded, is_large, windows
+from .decoding import decoded, is_large, windows
+from .jsonlines import rows_of
 from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
 from .retrying import as_storage_error, retrying
-from .scanhandler import HeldHandler, LinesHandler
-from .sources import Source, fetch
+from .scanhandler import NOT_PYARROWS, HeldHandler, LinesHandler
+from .sources import COMPRESSED, Source, decompressed, ending_of, fetch
 from .unifying import check_fits
 
 TEXT_SCHEMA = pa.schema([("text", pa.string())])
@@ -38,22 +41,28 @@ FILES_SCHEMA = pa.schema(
     ]
 )
 FIXED_SCHEMAS = {"text": TEXT_SCHEMA, "files": FILES_SCHEMA}
-_COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
-_TEXT_ROWS = 65536
+_BLOCKS = (1 << 20, 32 << 20, 1 << 30)
+"""Bytes of lines that are read at a time: each must be as long as the longest line."""
 SMALL_BYTES = 8 << 20
 """What is no larger is fetched by one request, Parquet files up to `_LOOKED_AT`, and read ahead to its end."""
 _LOOKED_AT = 1 << 20
 """Row groups of smaller Parquet files are not looked at before they are read."""
 
 
-@lru_cache(maxsize=8)
-def arrow_format(name: str) -> Any:
+class LongLineError(ConfigurationError):
+    """A line is longer than what is read at a time."""
+
+
+@lru_cache(maxsize=16)
+def arrow_format(name: str, block: int = _BLOCKS[0]) -> Any:
     """Pyarrow's file format of a headrace format name."""
     makers: dict[str, Callable[[], Any]] = {
         "parquet": ds.ParquetFileFormat,
         "arrow": ds.IpcFileFormat,
-        "csv": lambda: ds.CsvFileFormat(ParseOptions(newlines_in_values=True)),
-        "jsonl": ds.JsonFileFormat,
+        "csv": lambda: ds.CsvFileFormat(
+            ParseOptions(newlines_in_values=True), read_options=ReadOptions(block_size=block)
+        ),
+        "jsonl": lambda: ds.JsonFileFormat(read_options=JsonReadOptions(block_size=block)),
     }
     return makers[name]()
 
@@ -96,7 +105,7 @@ class FilePiece:
         lines = "" if self.span is None else f":{self.span.first}-{self.span.stop}"
         return f"{self.name}:{self.size}:{self.stamp}:{self.format}:{groups}{lines}"
 
-    def fragment(self, *, held: bool = False) -> Any:
+    def fragment(self, block: int = _BLOCKS[0], *, held: bool = False) -> Any:
         """Pyarrow's fragment; opens nothing. With ``held`` it holds a small remote file's bytes, once read."""
         options: dict[str, Any] = {}
         if self.groups is not None:
@@ -109,13 +118,15 @@ class FilePiece:
             options["partition_expression"] = reduce(and_, tests)
         held_handler: Any = HeldHandler  # abstract, say the stubs
         lines_handler: Any = LinesHandler
-        if held and self._is_small_and_remote:
+        compressed = ending_of(self.path) in NOT_PYARROWS
+        by_us = self.span is not None or not self.source.local or compressed
+        if held and self._is_small_and_remote and not compressed:
             filesystem = PyFileSystem(held_handler(self.source.filesystem))
-        elif self.format in ("csv", "jsonl") and (self.span is not None or not self.source.local):
+        elif self.format in ("csv", "jsonl") and by_us:
             filesystem = PyFileSystem(lines_handler(self.source, self.span))
         else:
             filesystem = self.source.arrow(mapped=self.format == "arrow")
-        return arrow_format(self.format).make_fragment(self.path, filesystem, **options)
+        return arrow_format(self.format, block).make_fragment(self.path, filesystem, **options)
 
     @property
     def _is_small_and_remote(self) -> bool:
@@ -127,7 +138,7 @@ class FilePiece:
         if self.format in FIXED_SCHEMAS:
             return FIXED_SCHEMAS[self.format]
         file = replace(self, span=None)  # CSV and JSON lines: types are guessed at their begin
-        return self._guard(lambda: self._schema_of(file.fragment(held=True)))
+        return self._with_blocks(lambda block: self._schema_of(file.fragment(block, held=True)))
 
     def _schema_of(self, fragment: Any) -> Any:
         own = fragment.physical_schema.remove_metadata()
@@ -141,7 +152,7 @@ class FilePiece:
             return self.rows
         if self.format == "text":
             return sum(table.num_rows for table in self._texts())
-        return int(self._guard(lambda: self.fragment().count_rows()))
+        return int(self._with_blocks(lambda block: self.fragment(block).count_rows()))
 
     def units(self, scan: Scan | None = None) -> list[Piece]:
         """As `Piece.units`; without row groups whose statistics rule out the scan's filter."""
@@ -189,7 +200,7 @@ class FilePiece:
         Reads around the borders, of CSV all. What is compressed stays whole.
         """
         lines = self.format in ("csv", "jsonl", "text") and self.span is None
-        if not lines or self.size <= step or self.path.lower().endswith(_COMPRESSED):
+        if not lines or self.size <= step or ending_of(self.path) in COMPRESSED:
             return [cast(Piece, self)]
 
         def found() -> list[Span]:
@@ -224,16 +235,29 @@ class FilePiece:
             return
         if self.groups == ():
             return
-        iterator = self._guard(lambda: self._scanned(scan))
-        while True:
-            batch = self._guard(lambda: next(iterator, None))
-            if batch is None:
+        done = 0
+        for block in _BLOCKS:
+            try:
+                for batch in self._behind(done, scan, block):
+                    done += batch.num_rows
+                    yield batch.cast(scan.result) if batch.schema != scan.result else batch
+            except LongLineError:
+                if block == _BLOCKS[-1]:
+                    raise
+            else:
                 return
-            if batch.num_rows:
-                yield batch.cast(scan.result) if batch.schema != scan.result else batch
 
-    def _scanned(self, scan: Scan) -> Iterator[Any]:
-        fragment = self.fragment(held=True)
+    def _behind(self, done: int, scan: Scan, block: int) -> Iterator[Any]:
+        """The rows behind some that were read already, with shorter blocks."""
+        iterator = self._guard(lambda: self._scanned(scan, block))
+        while (batch := self._guard(lambda: next(iterator, None))) is not None:
+            left = batch.slice(done)
+            done -= batch.num_rows - left.num_rows
+            if left.num_rows:
+                yield left
+
+    def _scanned(self, scan: Scan, block: int) -> Iterator[Any]:
+        fragment = self.fragment(block, held=True)
         if scan.asked:
             own = self.schema() if self.span is not None else self._schema_of(fragment)
             check_fits(self.name, own, scan.schema, scan.asked)
@@ -248,12 +272,15 @@ class FilePiece:
                 file = self.source.arrow().open_input_file(self.path)
                 return decoded(file, kept.row_groups, scan, self.constants)
             fragments = (kept.subset(row_group_ids=ids) for ids in windows(kept.row_groups))
+        if self.format == "jsonl":
+            told = self.constants and fragment.physical_schema.names
+            constants = [each for each in self.constants if each[0] not in told]
+            packed = None if ending_of(self.path) in NOT_PYARROWS else "detect"
+            opened = partial(fragment.filesystem.open_input_stream, self.path, packed)
+            return rows_of(self.name, opened, block, scan, constants)
         columns = None if scan.columns is None else list(scan.columns)
-        threads = self.format != "jsonl" or self.bytes <= LARGE_BYTES  # they read on and on ahead
         return chain.from_iterable(
-            each.scanner(
-                schema=scan.schema, columns=columns, filter=scan.filter, use_threads=threads
-            ).to_batches()
+            each.scanner(schema=scan.schema, columns=columns, filter=scan.filter).to_batches()
             for each in fragments
         )
 
@@ -281,21 +308,23 @@ class FilePiece:
         """Lines without their ends, as UTF-8; what is not UTF-8 is replaced."""
         with self._guard(self._open_text) as raw:
             reader = io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=None)
-            lines: list[str] = []
-            for line in reader:
-                lines.append(line.removesuffix("\n"))
-                if len(lines) >= _TEXT_ROWS:
-                    yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
-                    lines = []
-            if lines:
-                yield pa.table([pa.array(lines, pa.string())], schema=TEXT_SCHEMA)
+            while lines := self._guard(lambda: reader.readlines(_BLOCKS[0])):
+                texts = pa.array([line.removesuffix("\n") for line in lines], pa.string())
+                yield pa.table([texts], schema=TEXT_SCHEMA)
 
     def _open_text(self) -> Any:
-        if self._is_small_and_remote and not self.path.lower().endswith(_COMPRESSED):
-            return io.BytesIO(self._fetched())
+        held = self._is_small_and_remote
+        file = io.BytesIO(self._fetched()) if held else self.source.open_lines(self.path)
         if self.span is None:
-            return self.source.filesystem.open(self.path, "rb", compression="infer")
-        return io.BufferedReader(SpanFile(self.source.open_lines(self.path), self.span), 1 << 20)
+            return decompressed(file, self.path)
+        return io.BufferedReader(SpanFile(file, self.span), 1 << 20)
+
+    def _with_blocks(self, call: Callable[[int], Any]) -> Any:
+        """What is told where lines are read so many bytes at a time, of which the longest line is one."""
+        for block in _BLOCKS[:-1]:
+            with suppress(LongLineError):
+                return self._guard(lambda block=block: call(block))
+        return self._guard(lambda: call(_BLOCKS[-1]))
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         """Errors of readers and file systems, named by the file."""
@@ -305,7 +334,13 @@ class FilePiece:
             raise
         except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             told = str(error).splitlines()[0]
-            if "JSON parse error" in told and "Column(/" not in told:  # not of one column's type
+            if "straddl" in told:  # what pyarrow says of no other fault
+                raise LongLineError(
+                    f"{self.name} cannot be read as {self.format}: a line has more than {_BLOCKS[-1]} bytes"
+                ) from error
+            if "conver" in told or "Column(/" in told:  # pyarrow has no classes of errors
+                told += "; types are guessed at the begin of each file, where schema= does not state them"
+            elif "JSON parse error" in told:
                 told += "; JSON lines have an object in each line"
             raise ConfigurationError(
                 f"{self.name} cannot be read as {self.format}: {told}"

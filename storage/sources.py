@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ..core import forks
 from .filesystems import open_filesystem, reveal
 from .locations import LOCAL, MEMORY, Location, without_secrets
 
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
+"""Endings of compressed files of lines, and what pyarrow calls it, which knows all but the last."""
 _AHEAD = 8 << 20
 _opened: dict[Any, Any] = forks.own({})
 
@@ -82,6 +85,25 @@ class Source:
         return without_secrets(
             path if "://" in path else f"{self.location.scheme}://{path.lstrip('/')}"
         )
+
+
+def decompressed(file: Any, path: str) -> Any:
+    """An opened file as it was before it was compressed, by the ending of its name."""
+    codec = COMPRESSED.get(ending_of(path))
+    if codec is None:
+        return file
+    if codec == "xz":
+        from .xzfiles import XzFile
+
+        return io.BufferedReader(XzFile(file), 1 << 20)
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), cast("Any", codec))
+
+
+def ending_of(path: str) -> str:
+    """The last ending of a name, in small letters."""
+    return posixpath.splitext(path)[1].lower()
 
 
 def fetch(filesystem: Any, path: str) -> bytes:

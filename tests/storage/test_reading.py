@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -26,11 +27,12 @@ from hypothesis import strategies as st
 from servers.object_store import ObjectStore
 from storage.batches import commit
 
-from headrace.core.errors import ConfigurationError, NotFoundError
+from headrace.core.errors import ConfigurationError, HeadraceError, NotFoundError
 from headrace.storage import decoding, reading, scanning
 from headrace.storage.cutting import SpanFile, csv_spans, line_spans
 from headrace.storage.datasets import Dataset, open_dataset
 from headrace.storage.nodedata import PartPiece
+from headrace.storage.sources import COMPRESSED
 from headrace.storage.statistics import ColumnStatistics
 from headrace.storage.store import ArrowRunStore, ArrowStore
 
@@ -117,6 +119,83 @@ def test_csv_that_only_a_parser_understands_stays_whole(tmp_path: Path):
         1,
         [{"a": '5" pipe', "b": "x"}] * 100,
     )
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "quoted.csv"])
+def test_a_line_may_be_longer_than_what_is_read_at_a_time(tmp_path: Path, name: str):
+    texts = ["a", "b\n" * 700_000 if name == "quoted.csv" else "b" * 1_400_000, "c", "d"]
+    with (tmp_path / name).open("w", newline="") as file:
+        if name.endswith(".csv"):
+            csv.writer(file).writerows([["text"], *([text] for text in texts)])
+        else:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    dataset = open_dataset(tmp_path / name)
+    assert dataset.num_rows == 4
+    assert dataset.to_table()["text"].to_pylist() == texts
+    assert rows_of(dataset, bytes=500_000)[1] == [{"text": text} for text in texts]
+    assert dataset.to_table(filter=[("text", "!=", "a")])["text"].to_pylist() == texts[1:]
+
+
+@pytest.mark.parametrize(
+    ("late", "field"), [({"b": 1}, "b"), ({"a": [{"c": 1, "d": 2}]}, "a.d"), ({"a": []}, "")]
+)
+def test_a_field_that_comes_late_is_told_and_not_left_out(
+    tmp_path: Path, late: dict[str, Any], field: str
+):
+    first = {"a": [{"c": 1}], "text": "x" * 1000}
+    lines = [json.dumps(row) + "\n" for row in (*[first] * 3000, {**first, **late})]
+    (tmp_path / "x.jsonl").write_text("".join(lines))
+    dataset = open_dataset(tmp_path / "x.jsonl")
+    if field:
+        for part in (dataset, dataset.partitions(bytes="1MB")[-1]):
+            with pytest.raises(ConfigurationError, match=rf"x.jsonl .*field '{field}' .*schema="):
+                part.to_table()
+    else:
+        assert dataset.to_table().num_rows == 3001
+    assert dataset.to_table(columns=["text"]).num_rows == 3001
+    stated = open_dataset(tmp_path / "x.jsonl", schema=pa.schema([("text", pa.string())]))
+    assert rows_of(stated.select(["text"]), bytes="1MB")[1] == [{"text": "x" * 1000}] * 3001
+
+
+def test_a_type_that_changes_late_is_told_with_what_to_do(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("n\n" + "123456\n" * 200_000 + "late\n")
+    (tmp_path / "x.jsonl").write_text('{"n": 123456}\n' * 90_000 + '{"n": "late"}\n')
+    for name in ("x.csv", "x.jsonl"):
+        with pytest.raises(ConfigurationError, match=rf"{name} .*guessed .*schema="):
+            open_dataset(tmp_path / name).to_table()
+
+
+@pytest.mark.parametrize("ending", sorted(COMPRESSED))
+def test_compressed_files_of_lines(make_run: Callable[[str], ArrowRunStore], ending: str):
+    for scheme in ("local", "memory"):
+        run = make_run(scheme)
+        for name, data in (
+            ("x.csv", b"n\n1\n2\n"),
+            ("x.jsonl", b'{"n": 1}\n{"n": 2}\n'),
+            ("x.txt", b"1\n2\n"),
+        ):
+            codec: Any = COMPRESSED[ending]
+            sink = pa.BufferOutputStream()
+            if codec == "xz":
+                sink.write(lzma.compress(data))
+            else:
+                with pa.CompressedOutputStream(sink, codec) as stream:
+                    stream.write(data)
+            squeezed = sink.getvalue().to_pybytes()
+            run.write(name + ending, squeezed)
+            dataset = open_dataset(f"{run.url}/{name}{ending}")
+            assert list(map(int, dataset.to_table().column(0).to_pylist())) == [1, 2]
+            assert dataset.num_rows == dataset.to_arrow_dataset().count_rows() == 2
+            run.write("cut-" + name + ending, squeezed[:-3])
+            with pytest.raises(HeadraceError, match=f"cut-{name}{ending}"):
+                open_dataset(f"{run.url}/cut-{name}{ending}").to_table()
+
+
+def test_text_of_long_lines_comes_some_at_a_time(tmp_path: Path):
+    (tmp_path / "x.txt").write_text("\n".join("x" * 300_000 for _ in range(20)))
+    sizes = [batch.nbytes for batch in open_dataset(tmp_path / "x.txt").iter_batches()]
+    assert len(sizes) > 4
+    assert max(sizes) < 3 << 20
 
 
 # -------------------------------------------------------------------------------------------- http
