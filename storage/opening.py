@@ -17,8 +17,8 @@ from .locations import LOCAL, Location, parse_location
 from .objects import modified_time
 from .pieces import Piece
 from .retrying import as_storage_error, retrying
-from .scanning import FIXED_SCHEMAS, FilePiece
-from .sources import Source
+from .scanning import FIXED_SCHEMAS, FilePiece, TablePiece
+from .sources import COMPRESSED, Source
 
 MANIFEST = "_headrace_manifest.json"
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
@@ -38,8 +38,6 @@ _ENDINGS = {
     ".txt": "text",
     ".text": "text",
 }
-_COMPRESSED = frozenset({".gz", ".bz2", ".zst", ".lz4", ".xz"})
-
 _LISTERS = 16
 _MOST_LISTINGS = 256
 """With more folders than that, pages of a thousand objects are fewer requests than folders."""
@@ -62,6 +60,7 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: An
     source = Source(location, dict(options))
     path = root_path(location, source)
     constants: Mapping[str, Constants] = {}
+    manifest: dict[str, Any] | None = None
     for again in (True, True, False):
         listed, folder = retrying(lambda: _listed(source, path), operation="list", url=location.url)
         manifest = read_manifest(source, path) if folder else None
@@ -84,11 +83,13 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: An
         if info.get("size") == 0 and own in LINES:
             continue  # no rows and no columns, not even a header: jobs leave such files
         told = constants[name] if name in constants else _hive(name[len(path) :] if folder else "")
-        out.append(cast(Piece, _piece(source, name, info, own, _typed(told, schema))))
+        out.append(cast(Piece, _piece(source, name, info, own, typed(told, schema))))
+    if manifest is not None and not out and "schema" in manifest:
+        out.append(cast(Piece, TablePiece(_empty(manifest))))
     return out
 
 
-def _typed(constants: Constants, schema: Any) -> Constants:
+def typed(constants: Constants, schema: Any) -> Constants:
     """A folder's columns as a stated schema has them; those that it has not are left out.
 
     Raises
@@ -171,7 +172,7 @@ def _hidden(relative: str) -> bool:
 
 def _format_of(name: str, where: str) -> str:
     plain, ending = posixpath.splitext(name)
-    if ending.lower() in _COMPRESSED:
+    if ending.lower() in COMPRESSED:
         ending = posixpath.splitext(plain)[1]
     found = _ENDINGS.get(ending.lower())
     if found is None:
@@ -228,22 +229,33 @@ def _constants(manifest: Mapping[str, Any], folder: str) -> dict[str, Constants]
         values: Mapping[str, str | None] = file.get("values") or {}
         out[f"{folder}/{file['path']}"] = tuple(
             (name, pa.scalar(values.get(name), pa.string()).cast(kind))
-            for name, kind in types.items()
+            for name, kind in (types or dict.fromkeys(values, pa.string())).items()
         )
     return out
 
 
+def _empty(manifest: Mapping[str, Any]) -> Any:
+    """A table without rows, as a folder without files would have it: folders' columns are the last."""
+    import pyarrow as pa
+
+    schema = pa.ipc.read_schema(pa.py_buffer(b64decode(manifest["schema"])))
+    by = manifest["partition_by"]
+    rest = [name for name in schema.names if name not in by]
+    return schema.empty_table().select([*rest, *by])
+
+
+def folder_values(relative: str) -> dict[str, str | None]:
+    """What a path's ``name=value`` folders tell, as text: what it means, only a schema can say."""
+    pairs = [part.split("=", 1) for part in relative.split("/")[:-1] if "=" in part]
+    return {unquote(n): None if v == NULL_FOLDER else unquote(v) for n, v in pairs}
+
+
 def _hive(relative: str) -> Constants:
-    """Columns of a path's ``name=value`` folders, as text: what they mean, only a schema can say."""
     if "=" not in relative:
         return ()
     import pyarrow as pa
 
-    pairs = [part.split("=", 1) for part in relative.split("/")[:-1] if "=" in part]
-    return tuple(
-        (unquote(n), pa.scalar(None if v == NULL_FOLDER else unquote(v), pa.string()))
-        for n, v in pairs
-    )
+    return tuple((n, pa.scalar(v, pa.string())) for n, v in folder_values(relative).items())
 
 
 def read_manifest(source: Source, folder: str) -> dict[str, Any] | None:

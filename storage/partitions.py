@@ -112,7 +112,7 @@ class PartitionWriter:
             self._writer.write_table(table)
             return
         self._open_parquet(table)
-        for part in _bounded(table):
+        for part in bounded(table):
             self._writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
 
     def write_group(self, batch: Any) -> None:
@@ -158,14 +158,14 @@ class PartitionWriter:
         writer.close()
 
 
-def _bounded(table: Any) -> Iterator[Any]:
+def bounded(table: Any) -> Iterator[Any]:
     """A table in parts, such that a page of Parquet has room for all of a part's column (2 GiB)."""
     half = table.num_rows // 2
     if table.nbytes <= MOST_GROUP_BYTES or not half:
         yield table
         return
-    yield from _bounded(table.slice(0, half))
-    yield from _bounded(table.slice(half))
+    yield from bounded(table.slice(0, half))
+    yield from bounded(table.slice(half))
 
 
 def footer_entries(header: Header, items: ItemTable) -> dict[bytes, bytes]:

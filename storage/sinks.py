@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import quote
@@ -13,16 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, StorageError
 from .localfiles import LocalObjects
 from .objects import Objects
 from .opening import NULL_FOLDER
-from .partitions import ROW_GROUP_ROWS, dictionary_columns
+from .partitions import ROW_GROUP_ROWS, bounded, dictionary_columns
+from .retrying import as_storage_error
 from .unifying import align
 
 STAGED = ".staged"
 """Ending of a file's name until it counts: no tool that looks for Parquet or Arrow files takes it."""
 _ROW = "__headrace_row"
+_MOST_HELD = 128 << 20
+"""Bytes of rows in memory, of all folders together."""
+_MOST_OPEN = 200
+"""Files that are open at a time: a process may have 1,024 by default."""
 
 
 @dataclass(slots=True)
@@ -42,15 +48,16 @@ class Written:
 
 @dataclass(slots=True)
 class _Open:
-    """A file that is being written, in a temporary place."""
+    """A file that is being written, in a temporary place once more rows come than are held."""
 
-    file: str
-    sink: Any
+    file: str = ""
+    sink: Any = None
     writer: Any = None
     rows: int = 0
     bytes: int = 0
     held: list[Any] = field(default_factory=list[Any])
     held_rows: int = 0
+    held_bytes: int = 0
 
 
 class DatasetWriter:
@@ -79,16 +86,39 @@ class DatasetWriter:
         self._nonce = os.urandom(4).hex()
         self._first_name = first_name
         self._number = 0
+        self._held = 0
         self._open: dict[str, _Open] = {}
         self._values: dict[str, dict[str, Any]] = {}
         self._done: list[Written] = []
 
     def write(self, table: Any) -> None:
         """Add rows, in order."""
-        for folder, part in self._split(table):
-            at = 0
-            while at < part.num_rows:
-                at += self._write_some(folder, part.slice(at))
+        with self._told():
+            for folder, part in self._split(table):
+                at = 0
+                while at < part.num_rows:
+                    at += self._write_some(folder, part.slice(at))
+                if self._held > _MOST_HELD:
+                    self._make_room()
+
+    @contextlib.contextmanager
+    def _told(self) -> Generator[None]:
+        """A disk's errors are the storage's."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise as_storage_error(error, "write", self._objects.url_of("")) from error
+
+    def _make_room(self) -> None:
+        """Write what folders hold most of, until half may be held."""
+        for folder in sorted(self._open, key=lambda name: -self._open[name].held_bytes):
+            if self._held * 2 <= _MOST_HELD:
+                return
+            self._spill(folder)
+            if sum(file.sink is not None for file in self._open.values()) > _MOST_OPEN:
+                self._finish(folder)
 
     def _split(self, table: Any) -> Iterator[tuple[str, Any]]:
         """The rows by their folder."""
@@ -106,9 +136,7 @@ class DatasetWriter:
 
     def _write_some(self, folder: str, table: Any) -> int:
         """Write the rows that the open file has room for; returns how many."""
-        file = self._open.get(folder)
-        if file is None:
-            file = self._open[folder] = self._begin(folder)
+        file = self._open.setdefault(folder, _Open())
         room = table.num_rows
         if self._max_rows is not None:
             room = min(room, self._max_rows - file.rows)
@@ -116,32 +144,39 @@ class DatasetWriter:
             each = table.nbytes / table.num_rows
             room = min(room, max(1, int((self._max_bytes - file.bytes) / each)))
         part = table.slice(0, room)
+        size = int(table.nbytes * room / table.num_rows)
         file.held.append(part)
         file.held_rows += room
+        file.held_bytes += size
+        self._held += size
         file.rows += room
-        file.bytes += int(table.nbytes * room / table.num_rows)
+        file.bytes += size
         if file.held_rows >= ROW_GROUP_ROWS or file.bytes >= self._max_bytes:
-            self._spill(file)
+            self._spill(folder)
         if file.bytes >= self._max_bytes or file.rows == self._max_rows:
             self._finish(folder)
         return room
 
-    def _begin(self, folder: str) -> _Open:
+    def _begin(self, folder: str, file: _Open) -> None:
         if isinstance(self._objects, LocalObjects):
-            name = self._objects.temporary(f"{folder}file")
+            file.file = self._objects.temporary(f"{folder}file")
         else:
-            handle, name = tempfile.mkstemp(prefix="headrace-")
+            handle, file.file = tempfile.mkstemp(prefix="headrace-")
             os.close(handle)
-        return _Open(name, pa.OSFile(name, "wb"))
+        file.sink = pa.OSFile(file.file, "wb")
 
-    def _spill(self, file: _Open) -> None:
+    def _spill(self, folder: str) -> None:
+        file = self._open[folder]
         table = pa.concat_tables(file.held) if file.held else self._schema.empty_table()
         table = align(table, self._schema)
-        file.held, file.held_rows = [], 0
+        self._held -= file.held_bytes
+        file.held, file.held_rows, file.held_bytes = [], 0, 0
         if file.writer is None:
+            self._begin(folder, file)
             file.writer = self._writer(file.sink, table)
         if self._format == "parquet":
-            file.writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            for part in bounded(table):
+                file.writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
         else:
             file.writer.write_table(table)
 
@@ -158,7 +193,7 @@ class DatasetWriter:
     def _finish(self, folder: str) -> None:
         file = self._open[folder]
         if file.held or file.writer is None:
-            self._spill(file)
+            self._spill(folder)
         writer: Any = file.writer
         writer.close()
         file.sink.close()
@@ -171,8 +206,9 @@ class DatasetWriter:
 
     def finish_folders(self) -> None:
         """No more rows of the folders so far will come."""
-        for folder in list(self._open):
-            self._finish(folder)
+        with self._told():
+            for folder in list(self._open):
+                self._finish(folder)
 
     def close(self) -> list[Written]:
         """Finish all files."""
@@ -181,12 +217,13 @@ class DatasetWriter:
 
     def write_nothing(self) -> None:
         """Write a file without rows, which tells the schema."""
-        self._open[""] = self._begin("")
+        self._open[""] = _Open()
 
     def discard(self) -> None:
         """Close what is open; the files that were finished stay."""
         for file in self._open.values():
-            file.sink.close()
+            if file.sink is not None:
+                file.sink.close()
             if os.path.exists(file.file):
                 os.unlink(file.file)
 

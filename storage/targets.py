@@ -14,9 +14,10 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,15 +27,21 @@ from ..core.interfaces import Origin
 from .increments import REMOVED
 from .locations import Location
 from .objects import Objects, open_objects
-from .opening import MANIFEST, read_manifest, root_path
+from .opening import MANIFEST, find_pieces, folder_values, read_manifest, root_path, typed
 from .origins import written_by
+from .scanning import FilePiece
 from .sinks import STAGED, DatasetWriter
 from .sources import Source
+from .splitting import schema_of
 from .store import below
+from .tables import is_bytes
+from .unifying import unified
 
 MODES = ("error", "overwrite", "append", "ignore", "update")
 STAGING = "_headrace"
 _MOVERS = 16
+_ASKED = 16
+"""Files of a folder that are asked for their schemas before rows are appended."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Target:
         for name in self.partition_by:
             if name not in self.schema.names:
                 raise ConfigurationError(f"cannot partition by {name!r}: there is no such column")
+            _check_folder(self.schema.field(name))
         if self.partition_by and len(self.partition_by) == len(self.schema.names):
             raise ConfigurationError(
                 f"cannot partition by {', '.join(self.partition_by)}: no column is left for the files"
@@ -123,7 +131,31 @@ class Target:
             )
         if self.mode != "append":
             return []
-        return self._present() if manifest is None else list(manifest["files"])
+        kept = self._present() if manifest is None else list(manifest["files"])
+        if kept:
+            self._check_appended()
+        return kept
+
+    def _check_appended(self) -> None:
+        """Raises `ConfigurationError` where what is there and what comes make no one dataset."""
+        url = self.location.url
+        there = find_pieces(self.location.source, None, self.options, None)
+        for piece in cast("list[FilePiece]", there):
+            if piece.format != self.format:
+                raise ConfigurationError(
+                    f"cannot append {self.format} files to {url}: {piece.name} is {piece.format}; "
+                    "write that format, or another folder"
+                )
+            folders = [name for name, _ in piece.constants]
+            if sorted(folders) != sorted(self.partition_by):
+                raise ConfigurationError(
+                    f"cannot append to {url} with partition_by={list(self.partition_by)}: what is there has "
+                    f"{folders} in its folders' names; write with the same, or to another folder"
+                )
+            typed(piece.constants, self.schema)
+        rest = [field for field in self.schema if field.name not in self.partition_by]
+        files = [f for f in schema_of(there, _ASKED)[0] if f.name not in self.partition_by]
+        unified([(f"files of {url}", pa.schema(files)), ("the rows to append", pa.schema(rest))])
 
     def _groups(self, manifest: dict[str, Any] | None, there: set[str]) -> list[dict[str, Any]]:
         """What an update has left here; nothing of it stays where it was of another schema or layout."""
@@ -176,7 +208,15 @@ class Target:
 
     def _commit(self, files: list[dict[str, Any]], groups: Sequence[dict[str, Any]] | None) -> None:
         objects = self.objects
-        if self._manifest() is None:  # so that readers see what was there until all is
+        before = self._manifest()
+        if before is not None and self.mode == "append":
+            lost = {file["path"] for file in before["files"]} - {file["path"] for file in files}
+            if lost:
+                raise StorageError(
+                    f"{objects.url_of(min(lost))} was written by another one while this write was made, and "
+                    "would be lost: one writes to a folder at a time; write again"
+                )
+        if before is None:  # so that readers see what was there until all is
             if groups is None:
                 self._put_manifest(objects, self._present())
             else:
@@ -220,7 +260,7 @@ class Target:
     def _present(self) -> list[dict[str, Any]]:
         """The data files that are there, for a folder without a manifest."""
         return [
-            {"path": info.path, "bytes": info.bytes}
+            {"path": info.path, "bytes": info.bytes, "values": folder_values(info.path)}
             for info in self.objects.list("")
             if not info.path.startswith(STAGING + "/")
             and not PurePosixPath(info.path).name.startswith((".", "_"))
@@ -246,11 +286,28 @@ class Target:
         if self.partition_by:
             told = pa.schema([self.schema.field(name) for name in self.partition_by])
             manifest["partition_schema"] = b64encode(told.serialize().to_pybytes()).decode()
+        if groups is not None or not files:
+            schema = self.schema.remove_metadata().serialize().to_pybytes()
+            manifest["schema"] = b64encode(schema).decode()
         if groups is not None:
-            schema = b64encode(self.schema.remove_metadata().serialize().to_pybytes()).decode()
             counted = [{**group, "files": len(group["files"])} for group in groups]
-            manifest |= {"schema": schema, "removed": self.removed, "groups": counted}
+            manifest |= {"removed": self.removed, "groups": counted}
         return manifest | {"files": files}
+
+
+def _check_folder(field: Any) -> None:
+    """Raises `ConfigurationError` where a column's values cannot be read from folders' names."""
+    kind = field.type
+    told = is_bytes(kind) and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    if not is_bytes(kind):
+        with suppress(pa.ArrowNotImplementedError):
+            pa.array([], pa.string()).cast(kind)
+            told = True
+    if not told:
+        raise ConfigurationError(
+            f"cannot partition by {field.name!r}: folders' names cannot hold {kind}; cast it to text, "
+            "or partition by another column"
+        )
 
 
 def _check_parquet(schema: Any) -> None:

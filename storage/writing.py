@@ -24,6 +24,7 @@ from .shares import Share, plain_schema, with_places
 from .splitting import by_bytes, by_rows
 from .steps import scatter
 from .targets import Target
+from .unifying import align
 
 CHUNK_BYTES = 32 << 20
 
@@ -47,7 +48,7 @@ def write_dataset(
     target = Target(
         parse_location(uri),
         options,
-        plain_schema(dataset.schema, categories=format == "parquet"),
+        _schema_of(dataset, format, partition_by),
         format,
         tuple(partition_by),
         mode,
@@ -64,6 +65,14 @@ def write_dataset(
     return write() if in_task else in_a_flow("write", write)
 
 
+def _schema_of(dataset: Dataset, format: str, partition_by: Sequence[str]) -> Any:
+    """What is written; categories stay where files can hold them."""
+    plain = plain_schema(dataset.schema)
+    kept = plain_schema(dataset.schema, categories=format == "parquet")
+    fields = [plain.field(field.name) if field.name in partition_by else field for field in kept]
+    return pa.schema(fields, kept.metadata)
+
+
 def _write_here(dataset: Dataset, target: Target) -> None:
     refuse_bare_rows("write", dataset.pieces, dataset.scan())
     kept = target.begin()
@@ -75,7 +84,7 @@ def _write_here(dataset: Dataset, target: Target) -> None:
     writer = target.writer(dataset.__headrace_origins__())
     try:
         for batch in dataset.iter_batches():
-            writer.write(pa.Table.from_batches([batch]))
+            writer.write(align(pa.Table.from_batches([batch]), target.schema))
         files = [file.record() for file in writer.close()]
     except BaseException:
         writer.discard()

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from headrace.core.errors import (
     StorageError,
 )
 from headrace.core.interfaces import Loadable, Manifest
-from headrace.storage import splitting
+from headrace.storage import sinks, splitting
 from headrace.storage.datasets import (
     Dataset,
     Partition,
@@ -458,6 +459,137 @@ def test_each_row_goes_into_one_folder(tmp_path: Path):
     assert found == dict(enumerate(map(str, keys)))
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.nulls(2),
+        pa.array([[1], [2]]),
+        pa.array([{"a": 1}, {"a": 2}]),
+        pa.array([b"a", b"b"]),
+        pa.array([b"a", b"b"], pa.binary(1)),
+        pa.array([1, 2], pa.time64("us")),
+        pa.array([1, 2], pa.duration("us")),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_what_folders_names_cannot_hold_is_told_before_anything_runs(tmp_path: Path, column: Any):
+    table = pa.table({"key": column, "n": [1, 2]})
+    with pytest.raises(ConfigurationError, match=r"by 'key': folders' names cannot hold .*; cast"):
+        dataset_of_table(table).write(tmp_path / "out", partition_by="key")
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_in_dictionaries_and_views_become_folders(tmp_path: Path):
+    keys = ["a", None, "b"]
+    columns = [pa.array(keys).dictionary_encode(), pa.array(keys, pa.string_view())]
+    for number, column in enumerate(columns):
+        table = pa.table({"key": column, "text": pa.array(keys, pa.string_view())})
+        written = dataset_of_table(table).write(tmp_path / str(number), partition_by="key")
+        rows = written.to_table().to_pylist()
+        assert sorted(map(str, rows)) == sorted(str({"text": k, "key": k}) for k in keys)
+
+
+def test_more_folders_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = pa.table({"key": [n % 300 for n in range(3000)], "n": range(3000)})
+    pieces = [
+        piece for part in dataset_of_table(table).partitions(rows=500) for piece in part.pieces
+    ]
+    cut = Dataset(pieces, schema=table.schema)
+
+    @task
+    def write(name: str) -> Dataset:
+        return cut.write(tmp_path / name, partition_by="key")
+
+    @flow(executor="inline")
+    def writes() -> tuple[Dataset, Dataset]:
+        whole = write("whole")
+        monkeypatch.setattr(sinks, "_MOST_HELD", 4000)
+        monkeypatch.setattr(sinks, "_MOST_OPEN", 20)
+        return whole, write("parts")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        whole, parts = writes()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(parts.files) > len(whole.files) == 300
+    for each in (whole, parts):
+        assert each.to_table().select(["key", "n"]).sort_by("n").equals(table)
+
+
+def test_a_folder_whose_name_the_disk_does_not_take_is_told(tmp_path: Path):
+    table = pa.table({"key": ["x" * 300], "n": [1]})
+    with pytest.raises(StorageError, match=r"cannot write .*File name too long"):
+        dataset_of_table(table).write(tmp_path / "out", partition_by="key")
+
+
+def test_only_what_fits_is_appended(tmp_path: Path):
+    rows = pa.table({"day": pa.array([1, 2], pa.int16()), "n": [1, 2]})
+    plain = dataset_of_table(rows).write(tmp_path / "plain")
+    by_day = dataset_of_table(rows).write(tmp_path / "days", partition_by="day")
+    texts = pa.table({"n": ["x"], "day": pa.array([3], pa.int16())})
+    odd: list[tuple[str, Any, dict[str, Any], str]] = [
+        (
+            "plain",
+            texts,
+            {},
+            r"(?s)'n'.*int64  in  files of .*plain.*string  in  the rows to append",
+        ),
+        ("plain", rows, {"format": "arrow"}, "cannot append arrow files to .*plain: .* is parquet"),
+        ("plain", rows, {"partition_by": "day"}, "what is there has \\[\\] in its folders"),
+        ("days", rows, {}, "what is there has \\['day'\\] in its folders"),
+        ("days", pa.table({"n": [1], "m": [1]}), {}, "what is there has \\['day'\\]"),
+    ]
+    for folder, table, more, told in odd:
+        with pytest.raises(ConfigurationError, match=told):
+            dataset_of_table(table).write(tmp_path / folder, mode="append", **more)
+    assert plain.to_table().equals(rows)
+    assert by_day.to_table().select(["day", "n"]).equals(rows)
+    wider = pa.table({"day": [300_000], "n": pa.array([3], pa.int8()), "new": ["x"]})
+    days = dataset_of_table(wider).write(tmp_path / "days", mode="append", partition_by="day")
+    assert days.to_table().to_pydict() == {
+        "n": [1, 2, 3],
+        "day": [1, 2, 300_000],
+        "new": [None, None, "x"],
+    }
+
+
+def test_rows_are_appended_to_folders_of_others(tmp_path: Path):
+    for day in ("1", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"day={day}").mkdir()
+        pq.write_table(pa.table({"n": [1]}), tmp_path / f"day={day}" / "x.parquet")
+    rows = dataset_of_table(pa.table({"day": [2], "n": [2]}))
+    assert rows.write(tmp_path, mode="append", partition_by="day").to_table().to_pydict() == {
+        "n": [1, 1, 2],
+        "day": [1, None, 2],
+    }
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "day=noon").mkdir()
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "text" / "day=noon" / "x.parquet")
+    with pytest.raises(ConfigurationError, match="day=noon"):
+        rows.write(tmp_path / "text", mode="append", partition_by="day")
+
+
+def test_rows_that_others_have_appended_meanwhile_are_not_lost(tmp_path: Path):
+    dataset_of_table(TABLE).write(tmp_path)
+
+    class Other:  # a Piece
+        name, rows, bytes, fingerprint, origin = "other", 1, 1, "", None
+
+        def units(self, scan: Any = None) -> list[Any]:
+            return [self]
+
+        def batches(self, scan: Any) -> Any:
+            dataset_of_table(TABLE).write(tmp_path, mode="append")
+            yield from TABLE.to_batches()
+
+    dataset = Dataset([Other()], schema=TABLE.schema)  # type: ignore[list-item]
+    with pytest.raises(StorageError, match=r"written by another one .*; write again"):
+        dataset.write(tmp_path, mode="append")
+    assert open_dataset(tmp_path).num_rows == 80
+
+
 def test_rows_without_columns_are_counted_and_not_written(tmp_path: Path):
     pq.write_table(pa.table({"n": range(10)}), tmp_path / "in.parquet")
     bare = open_dataset(tmp_path / "in.parquet").select([])
@@ -527,9 +659,14 @@ def test_a_reader_sees_the_old_dataset_until_the_manifest_is_there(
 
 
 def test_no_rows_are_written_as_a_file_that_tells_the_schema(tmp_path: Path):
-    written = dataset_of_table(TABLE.slice(0, 0)).write(tmp_path / "out")
+    none = dataset_of_table(TABLE.slice(0, 0))
+    written = none.write(tmp_path / "out")
     assert written.schema.equals(TABLE.schema)
     assert written.num_rows == 0
+    in_folders = none.write(tmp_path / "folders", partition_by="b")
+    assert in_folders.to_table().equals(TABLE.slice(0, 0).select(["c", "a", "b"]))
+    more = dataset_of_table(TABLE).write(tmp_path / "folders", mode="append", partition_by="b")
+    assert (more.num_rows, more.schema.names) == (40, ["c", "a", "b"])
 
 
 @pytest.mark.parametrize(
