@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+from . import forks
 from .calls import EngineAPI
 from .errors import FlowTimeout, RunError, RunNotFoundError
 from .process_marks import gone
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_handles: WeakValueDictionary[UUID, FlowRun[Any]] = WeakValueDictionary()
+_handles: WeakValueDictionary[UUID, FlowRun[Any]] = forks.own(WeakValueDictionary())
 """Runs that this process drives or has driven, as long as somebody holds them."""
 
 

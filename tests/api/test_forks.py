@@ -50,7 +50,13 @@ child = context.Process(target=flows)
 child.start()
 child.join()
 assert child.exitcode == 0
-on("threads", inside=lambda: forked(lambda: on("inline"), os._exit))
+
+def inside():
+    on("inline")
+    parents = [run for run in headrace.runs() if run.state == "Running"]
+    assert [type(headrace.attach(run.id)).__name__ for run in parents] == ["RecordedRun"]
+
+on("threads", inside=lambda: forked(inside, os._exit))
 assert on(own) == before
 runs = headrace.runs()
 assert [run.state for run in runs] == ["Completed"] * 11, runs
