@@ -304,3 +304,21 @@ def test_a_dask_of_its_own_looks_at_itself_where_the_user_has_set_that(wanted, m
         assert ("profile" in worker.periodic_callbacks) is wanted
     finally:
         pool.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_is_refused_the_dask_that_its_parent_uses():
+    pool = DaskExecutor(n_workers=1).open()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            DaskExecutor(n_workers=1).open()
+        except ExecutorError as error:
+            code = 0 if f"fork of process {os.getppid()}" in str(error) else 2
+        finally:
+            os._exit(code)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        pool.close()
