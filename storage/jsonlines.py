@@ -32,7 +32,8 @@ def rows_of(
     Raises
     ------
     ConfigurationError
-        A line has a field that is not in the schema, which was guessed.
+        A line has a field that is not in the schema, which was guessed; a column's type was not to be
+        guessed.
     """
     folders = {column for column, _ in constants}
     wanted = needed_columns(scan) - folders
@@ -49,6 +50,7 @@ def rows_of(
         ):
             for batch in reader:
                 done += batch.num_rows
+                _check_lists(name, batch)
                 table = pa.Table.from_batches([batch])
                 yield from scan_table(with_constants(table, constants), scan)
     except pa.ArrowInvalid as error:
@@ -58,6 +60,17 @@ def rows_of(
             f"{name} cannot be read as jsonl: field {_unexpected(open_lines(), done, schema)!r} first comes "
             "behind the lines from which columns are guessed, at the begin of each file: state them with "
             "schema=, or choose some with columns="
+        ) from error
+
+
+def _check_lists(name: str, batch: Any) -> None:
+    """Pyarrow parses a list that holds nothing but nulls as one without its values."""
+    try:
+        batch.validate()
+    except pa.ArrowInvalid as error:
+        raise ConfigurationError(
+            f"{name} has a column of lists with nothing but null in them, which pyarrow cannot read "
+            f"without their type: state it, schema=pa.schema([...]) ({error})"
         ) from error
 
 

@@ -493,3 +493,13 @@ def test_reading_json_lines_does_not_run_on_while_nobody_takes_them(tmp_path: Pa
     line = json.dumps({"number": 7, "text": "x" * 200}).encode() + b"\n"
     path.write_bytes(line * 800_000)
     assert _held_by_a_slow_reader(path) < 90
+
+
+def test_lists_of_nothing_but_nulls_want_their_type_stated(tmp_path: Path):
+    path = tmp_path / "lists.jsonl"
+    path.write_text('{"n": 1, "list": []}\n{"n": 2, "list": [null, null]}\n')
+    with pytest.raises(ConfigurationError, match=r"lists\.jsonl .*state it, schema="):
+        open_dataset(path).to_table()
+    schema = pa.schema([("n", pa.int64()), ("list", pa.list_(pa.float64()))])
+    found = open_dataset(path, schema=schema).to_table()["list"]
+    assert found.to_pylist() == [[], [None, None]]
