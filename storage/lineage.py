@@ -40,7 +40,7 @@ class Step:
     output: str
     """Its path or URL."""
     state: str
-    """``"made"`` by headrace, ``"source"`` (it was there), or ``"gone"``."""
+    """``"made"`` by headrace, ``"source"`` (it was there), ``"folder"`` (all partitions of a node), ``"gone"``."""
     task: str = ""
     """Key of the node; of several in a row ``a > b``, where b has taken a's values in the same batch."""
     run: str = ""
@@ -91,13 +91,20 @@ class DatasetLineage(Shown):
                 groups.setdefault((step.task, step.run, step.code), []).append(step)
         told: list[tuple[str, str, str, int, str]] = []
         for (task, run, code), steps in groups.items():
+            named = (self.steps[url] for url in {url for step in steps for url in step.inputs})
             inputs = Counter(
-                self.steps[url].task or ("files" if self.steps[url].state == "source" else "gone")
-                for url in {url for step in steps for url in step.inputs}
+                step.task or ("files" if step.state == "source" else "gone")
+                for step in {
+                    each.output: each for one in named for each in self._within(one)
+                }.values()
             )
             of = ", ".join(f"{count} of {name}" for name, count in inputs.items())
             told.append((task, run, code, len(steps), of))
         return told
+
+    def _within(self, step: Step) -> list[Step]:
+        """A step itself, or the steps of a folder's partitions."""
+        return [self.steps[url] for url in step.inputs] if step.state == "folder" else [step]
 
     def __repr__(self) -> str:
         lines = [
@@ -140,17 +147,13 @@ class _Reader:
         """What made one, and of what."""
         url, stamp = origin
         if url.endswith("/"):
-            inputs = [(name, "") for name in self._list(url)]
-            told: Any = {"key": f"all of {url.split('/data/')[-1].strip('/')}"} if inputs else None
-        elif not _OURS.search(url):
-            return Step(url, "source", stamp=stamp), []
-        else:
-            told = self._told(url)
-            if told is not None and not told:
-                return Step(url, "source", stamp=stamp), []
-            inputs = [] if told is None else self._inputs(told["inputs"])
-        if told is None:
-            return Step(url, "gone", stamp=stamp), []
+            names = self._list(url)
+            state = "folder" if names else "gone"
+            return Step(url, state, inputs=tuple(names)), [(name, "") for name in names]
+        told = self._told(url) if _OURS.search(url) else {}
+        if not told:
+            return Step(url, "gone" if told is None else "source", stamp=stamp), []
+        inputs = self._inputs(told["inputs"])
         task = " > ".join([*told.get("through", ()), told["key"]])
         names = tuple(name for name, _ in inputs)
         return Step(url, "made", task, told.get("run", ""), told.get("code", ""), names), inputs

@@ -60,6 +60,8 @@ def test_a_written_folder_knows_the_files_that_all_began_with(
     told = {task for task, *_ in lineage.by_task()}
     assert {"clean-0 > stream-0"} & told or {"clean-0", "stream-0"} <= told
     assert any(task.startswith("sort-gather") for task in told)
+    of = {task: inputs for task, *_, inputs in lineage.by_task()}
+    assert "of sort-sample-keys-0" in of["sort-choose-cuts-0"], "which were given as a whole map"
     (out,) = lineage.first
     assert lineage.of(out) == raw.files
     codes = {code for task, _, code, *_ in lineage.by_task() if "stream" in task}
@@ -69,7 +71,7 @@ def test_a_written_folder_knows_the_files_that_all_began_with(
     assert "write-0" in lineage._repr_html_()
     table = lineage.to_table()
     assert table.num_rows == len(lineage.steps)
-    assert set(table["state"].to_pylist()) == {"made", "source"}
+    assert set(table["state"].to_pylist()) == {"made", "source", "folder"}
 
 
 def test_each_partition_knows_its_own_input(raw: Dataset):
