@@ -158,7 +158,7 @@ def beside(url: str, systems: dict[str, Any], rounds: int) -> None:
     from pyarrow import fs
 
     from headrace.storage.scanhandler import UncachedHandler
-    from headrace.storage.sources import whole
+    from headrace.storage.sources import fetch
 
     bucket = url.partition("://")[2]
     first = next(iter(systems.values()))
@@ -188,7 +188,7 @@ def beside(url: str, systems: dict[str, Any], rounds: int) -> None:
                 system.pipe_file(f"{bucket}/out/{number}", large[:2000]) for number in range(200)
             ],
             "get 1,000 small, 16 at a time": lambda system: list(
-                pool.map(lambda path: whole(system, path), small)
+                pool.map(lambda path: fetch(system, path), small)
             ),
             "put 64 MiB": lambda system: system.pipe_file(f"{bucket}/out/large", large),
             "get 64 MiB": lambda system: system.cat_file(f"{bucket}/large"),

@@ -215,7 +215,12 @@ def as_storage_error(
     """The error that headrace raises for a storage library's."""
     if isinstance(error, FileNotFoundError):
         missing = "no such bucket or folder" if operation == "write" else "there is no such object"
-        return NotFoundError(f"cannot {operation} {url}: {missing}")
+        here = (
+            " in this process, and others have their own memory"
+            if url.startswith("memory:")
+            else ""
+        )
+        return NotFoundError(f"cannot {operation} {url}: {missing}{here}")
     if isinstance(error, FileExistsError):
         return AlreadyExistsError(f"cannot {operation} {url}: it exists already")
     often = f" (tried {tries} times)" if tries > 1 else ""

@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from ..core.annotations import unmapped
 from ..core.context import FLOW_RUN, TASK_RUN
+from ..core.errors import StorageError
 from ..core.futures import MapFuture
 from ..core.tasks import task
 from .datasets import Dataset, check_positive, open_dataset
 from .exchange import ByContent
 from .grouping import groups_of
 from .increments import Plan, planned, sources_of
-from .locations import parse_location
+from .locations import MEMORY, parse_location
 from .making import Input, in_a_flow, refuse_bare_rows
 from .operating import PARTITION_BYTES
 from .shares import Share, plain_schema, with_places
@@ -111,6 +112,12 @@ def _write_in_flow(dataset: Dataset, target: Target) -> None:
     What is staged stays where an item fails, so that a resumed run need not write it again.
     """
     run = cast("Any", FLOW_RUN.get())
+    if target.location.scheme == MEMORY and not run.engine.pools["main"].capabilities.in_process:
+        raise StorageError(
+            f"cannot write to {target.location.url}: it exists in this process only, and the workers "
+            f"of the executor {run.engine.info.executor.name!r} cannot see it. Use a folder or an "
+            "object store."
+        )
     # The same in a resumed run, whose flow makes the same calls in the same order.
     target = replace(target, write=f"{run.engine.run_id}-{len(run.nodes)}")
     kept = begin.submit(target).result()

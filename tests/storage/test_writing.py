@@ -22,7 +22,12 @@ from storage.stores import make_store
 
 import headrace
 from headrace import flow, open_dataset, task
-from headrace.core.errors import AlreadyExistsError, ConfigurationError, StorageError
+from headrace.core.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    NotFoundError,
+    StorageError,
+)
 from headrace.storage.datasets import Dataset
 from headrace.storage.localfiles import LocalObjects
 from headrace.storage.opening import MANIFEST
@@ -90,6 +95,23 @@ def test_outside_of_a_flow_it_is_a_run_of_its_own(
     with pytest.raises(ConfigurationError, match="mode"):
         written.write(tmp_path / "out", mode="anew")
     assert headrace.runs(flow="dataset-write") == [run, *earlier]
+
+
+def test_memory_is_not_written_from_other_processes(tmp_path: Path):
+    @flow(executor="processes")
+    def write() -> Dataset:
+        return part.map([0]).dataset().write("memory://unseen/out")
+
+    @flow(executor="processes")
+    def read() -> int:
+        return open_dataset("memory://seen/out").sort("n").num_rows
+
+    with pytest.raises(StorageError, match=r"memory://unseen/out: .*'processes' cannot see it"):
+        write()
+    pq.write_table(rows(0, 10), tmp_path / "in.parquet")
+    open_dataset(tmp_path / "in.parquet").write("memory://seen/out")
+    with pytest.raises(NotFoundError, match="in this process, and others have their own memory"):
+        read()
 
 
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
