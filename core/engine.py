@@ -392,7 +392,9 @@ class Engine:
             isolation=options.isolation,
             concurrency=options.concurrency,
             is_async=specs.is_async(call.fn),
-            streams=specs.is_generator(call.fn) or bool(models_of(call.fn)),
+            apart=specs.is_generator(call.fn)
+            or bool(models_of(call.fn))
+            or options.schema is not None,
             persist=options.persist_result or self.info.sample is not None,
             drop=self.info.intermediates == "drop" and self.info.sample is None,
             fuse=options.fuse,

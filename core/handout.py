@@ -240,7 +240,7 @@ class HandOut(Endings):
         return (
             a.fuse
             and b.fuse
-            and not a.streams
+            and not a.apart
             and not (a.backups or b.backups)  # a copy is of one item of one task
             and not b.cached  # it is looked up by what it is made from
             and a.resources == b.resources

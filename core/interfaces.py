@@ -85,7 +85,7 @@ class StageSpec:
     log_prints: bool = False
     log_level: int = 20
     schema: bytes | None = None
-    """Serialised Arrow schema that every item's table must satisfy, or None."""
+    """Serialised Arrow schema that every item's table or rows must satisfy, or None."""
     setup: bytes | None = None
     """`core.shipping.pickle_function` of a function whose value is built once per child, or None."""
     flow_name: str = ""

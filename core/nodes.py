@@ -36,8 +36,9 @@ class NodeOptions:
     isolation: Isolation = Isolation.CHILD
     concurrency: int = 1
     is_async: bool = False
-    streams: bool = False
-    """Its values are generators: they are consumed when they are committed, so nothing is fused on."""
+    apart: bool = False
+    """What its values are is known when they are committed (generators are consumed then, tables cast to
+    the stated schema), so nothing is fused on."""
     persist: bool = True
     drop: bool = False
     """Its values go when all that was called with it has used them."""

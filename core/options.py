@@ -74,7 +74,7 @@ class TaskKeywords(TypedDict, total=False):
     min_success_ratio: float | None
     """A mapped task completes if at least this share of its items did."""
     schema: Any
-    """Arrow schema that every item's table must satisfy."""
+    """Arrow schema that every item's table or rows must satisfy."""
     setup: Callable[[], Any] | None
     """Its value is made once per worker process: ``headrace.context.setup``."""
     concurrency: int

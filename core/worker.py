@@ -352,14 +352,15 @@ class _Body:
         stage, encoder, finished = self.stages[number], self.encoders[number], self.finished[number]
         passed = self.passed[number]
         seconds = self.batch.stages[number].timeout_seconds if self.alarm else None
+        as_they_are = encoder is not None and stage.spec.schema is None
         rarely = _Rarely(
             stage.place,
             stage.form,
             (lambda position, *_: passed.append(position)) if encoder is None else encoder.add,
-            encoder is not None,
+            as_they_are,
             number < len(self.stages) - 1,
         )
-        plain = _NO_TYPES if encoder is None else SCALARS
+        plain = SCALARS if as_they_are else _NO_TYPES
         return number, self._call(number), plain, finished.values, finished.ended, seconds, rarely
 
     @contextmanager

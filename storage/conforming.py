@@ -9,6 +9,14 @@ import pyarrow as pa
 from ..core.errors import UnstorableError
 
 
+def conform_rows(table: Any, schema: Any) -> Any:
+    """As `conform`, for what was dicts: a column that none of them has is null."""
+    for field in schema:
+        if field.name not in table.column_names and field.nullable:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return conform(table, schema)
+
+
 def conform(table: Any, schema: Any) -> Any:
     """The table in the stated schema: columns in its order, types cast where that is lossless.
 

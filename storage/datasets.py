@@ -192,6 +192,7 @@ class Dataset(Operations, Shown):
             *(p.fingerprint for p in self.pieces),
             repr(self._columns),
             filter_fingerprint(self._filter),
+            *([str(self._schema)] if self._stated else []),
         ):
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()
@@ -548,15 +549,15 @@ def parse_bytes(size: float | str) -> int:
     ------
     ConfigurationError
     """
-    if isinstance(size, Real):
-        return int(size)
     match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(size))
     unit = (_UNITS | _BINARY_UNITS).get(match[2].lower()) if match else None
     try:
+        if isinstance(size, Real):
+            return int(size)
         if match is None or unit is None:
             raise ValueError
         return int(float(match[1]) * unit)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigurationError(
             f"not a size: {size!r}; write 64_000_000, '64MB' or '64MiB'"
         ) from None

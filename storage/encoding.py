@@ -12,9 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..core.errors import UnstorableError
 from ..core.interfaces import Inputs, Part, Receipt
 from . import streams
-from .conforming import conform
+from .adapting import form_of_value
+from .conforming import conform, conform_rows
 from .drafts import (
     Columns,
     Draft,
@@ -123,6 +125,8 @@ class ArrowEncoder:
     def add(self, position: int, value: Any, started_ns: int, ended_ns: int) -> None:
         """Take a snapshot of a finished item's value. See `core.interfaces.Encoder.add`."""
         cls = type(value)
+        if self._schema is not None:
+            self._check(value)
         if cls in _FIXED:
             self._scalars.extend((position, started_ns, ended_ns, value))
         elif cls in _TEXTS:
@@ -248,10 +252,31 @@ class ArrowEncoder:
         spooled = spool.consume(value)
         end = time.time_ns()
         if isinstance(spooled, list):
+            if self._schema is not None:
+                self._check(spooled)
             self._add_other(position, spooled, start, end)
             return
         self._added += spooled.bytes
         self._spooled.extend((position, start, end, spooled))
+
+    def _check(self, value: Any) -> None:
+        """Hold rows to the stated schema, and refuse what has none; tables and streams follow.
+
+        Raises
+        ------
+        UnstorableError
+            A column does not fit, or it is no rows.
+        """
+        rows = [value] if type(value) is dict else value
+        if type(rows) is list and all(map(is_row, rows)):
+            frozen = freeze_rows(rows)
+            if rows and frozen is not None:
+                conform_rows(frozen.table(), self._schema)
+        elif value is not None and form_of_value(value) is None and not streams.is_stream(value):
+            raise UnstorableError(
+                f"the task has a schema, and a {type(value).__name__} has no columns: return a table, a "
+                "frame or dicts"
+            )
 
     def _conformed(self, table: Any) -> Any:
         return table if self._schema is None else conform(table, self._schema)

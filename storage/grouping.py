@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.annotations import unmapped
+from ..core.errors import ConfigurationError, UnstorableError
 from ..core.hints import form_of
 from ..core.rowmodels import parameter_hints
 from ..core.tasks import Task
@@ -17,10 +18,13 @@ from .datasets import Dataset
 from .exchange import HASH, ByContent, as_table, first_rows, hash_ranges, rows_of_groups, runs_of
 from .making import Input, Made, checked_columns
 from .steps import parts_of, scatter
+from .tables import freeze_table
 
 
 def map_groups(dataset: Dataset, by: Sequence[str], fn: Any, size: int) -> Dataset:
     """See `Groups.map`."""
+    if not callable(getattr(fn, "fn", fn)):
+        raise ConfigurationError(f"group_by().map() takes a function or a task, not {fn!r}")
     source = Input("group", dataset)
     columns = checked_columns("group_by", by, source.schema)
     buckets = source.buckets(size)
@@ -42,10 +46,14 @@ def _over_groups(function: Callable[[Any], Any], columns: tuple[str, ...]) -> Ca
     def over_groups(bucket: int, shares: Dataset, buckets: int, size: int) -> Iterator[Any]:
         for group in groups_of(shares, columns, bucket, buckets, size, form == "reader"):
             result = function(convert(group, form))
-            if isinstance(result, list):
-                yield from result
-            elif result is not None:
-                yield result
+            for each in result if isinstance(result, list) else [result]:
+                if type(each) is not dict and freeze_table(each) is None and each is not None:
+                    raise UnstorableError(
+                        f"a group gave a {type(each).__name__}: return a table, a frame, a dict, a list of "
+                        "dicts, or None"
+                    )
+                if each is not None:
+                    yield each
 
     return over_groups
 

@@ -16,13 +16,14 @@ from .partitions import PartitionReader
 from .pieces import Piece, Scan, scan_table
 from .receipts import part_source
 from .rowforms import PLACEHOLDER
+from .tables import TABLE_KINDS
 from .unifying import unified
 
 if TYPE_CHECKING:
     from .datasets import Dataset
     from .store import ArrowRunStore
 
-_ROWS = frozenset({"row", "rows", "table", "batch", "reader", "pandas", "polars"})
+_ROWS = frozenset({"row", "rows", *TABLE_KINDS})
 _NONE = "none"
 
 
@@ -118,7 +119,7 @@ def node_dataset(run: ArrowRunStore, manifest: Manifest) -> Dataset:
     from .store import read_schema
 
     stated = read_schema(manifest.schema)
-    as_rows = _holds_rows(manifest)
+    as_rows = _holds_rows(manifest) or stated is not None
     pieces = [
         piece for piece in _segments(run, manifest) if not (as_rows and piece.part.kind == _NONE)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,11 +83,19 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: An
         own = format or _format_of(source.show(name), location.url)
         if info.get("size") == 0 and own in LINES:
             continue  # no rows and no columns, not even a header: jobs leave such files
-        told = constants[name] if name in constants else _hive(name[len(path) :] if folder else "")
+        told = constants[name] if name in constants else _hive(_below(name, path, folder, schema))
         out.append(cast(Piece, _piece(source, name, info, own, typed(told, schema))))
     if manifest is not None and not out and "schema" in manifest:
         out.append(cast(Piece, TablePiece(_empty(manifest))))
     return out
+
+
+def _below(name: str, path: str, folder: bool, schema: Any) -> str:
+    """The part of a file's path whose folders tell columns: below the folder or a glob's first pattern."""
+    if schema is not None:  # which says itself which folders tell columns
+        return name
+    fixed = path if folder else re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0]
+    return name[len(fixed) :]
 
 
 def typed(constants: Constants, schema: Any) -> Constants:

@@ -28,10 +28,11 @@ class Operations:
     def run_operation(self, name: str, *arguments: Any, partition_bytes: int | str) -> Any:
         """One of `storage.operations`, in the current flow run or one of its own."""
         from . import operations
-        from .datasets import parse_bytes
+        from .datasets import check_positive, parse_bytes
         from .making import in_a_flow
 
         size = parse_bytes(partition_bytes)
+        check_positive("partition_bytes", size)
         operation: Callable[..., Any] = getattr(operations, name)
         return in_a_flow(name, lambda: operation(self, *arguments, size))
 

@@ -8,6 +8,7 @@ Outside of a flow an operation is a flow run of its own. What a worker holds fol
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -57,6 +58,7 @@ _LEAST_ROW = 24
 
 def shuffle(dataset: Dataset, seed: int, size: int) -> Dataset:
     """See `Dataset.shuffle`."""
+    _check_seed("shuffle", seed)
     source = Input("shuffle", dataset)
     buckets = source.buckets(size)
     shares = source.task(scatter).map(
@@ -99,6 +101,11 @@ def sort(
     return source.dataset(made, samples, cuts, shares)
 
 
+def _check_seed(operation: str, seed: Any) -> None:
+    if not isinstance(seed, Integral):
+        raise ConfigurationError(f"{operation}() takes a whole number as its seed, not {seed!r}")
+
+
 def _rows_of(inputs: Sequence[Share], size: int) -> int:
     """About how many rows there are."""
     counted = [share.counted for share in inputs]
@@ -113,6 +120,7 @@ def split(
         raise ConfigurationError(
             f"split() takes fractions that come to at most 1, got {list(fractions)}"
         )
+    _check_seed("split", seed)
     source = Input("split", dataset)
     columns = checked_columns("split", by, source.schema)
     limits = np.cumsum(fractions).tolist()
@@ -144,7 +152,9 @@ def sample(
     """See `Dataset.sample`."""
     if (fraction is None) == (n is None):
         raise ConfigurationError("sample() takes fraction= or n=")
-    if (fraction is not None and not 0 <= fraction <= 1) or (n is not None and n < 0):
+    _check_seed("sample", seed)
+    bad_count = n is not None and (not isinstance(n, Integral) or n < 0)
+    if bad_count or (fraction is not None and not 0 <= fraction <= 1):
         raise ConfigurationError(
             f"sample() takes a fraction from 0 to 1, or a number of rows: {fraction}, {n}"
         )

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..core.interfaces import Origin
 from .partitions import MOST_GROUP_ROWS
-from .pieces import Piece, Scan, origins_of
+from .pieces import Piece, Scan, filter_fingerprint, origins_of
 from .scanning import FilePiece
 from .splitting import by_bytes
 from .unifying import align
@@ -38,8 +38,9 @@ class Share:
 
     def __headrace_fingerprint__(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        parts = (*(p.fingerprint for p in self.pieces), self.places, self.scan.columns)
-        for part in (*parts, self.scan.filter):
+        parts = [*(p.fingerprint for p in self.pieces), self.places, self.scan.columns]
+        parts += [self.scan.schema] if self.scan.stated else []
+        for part in (*parts, filter_fingerprint(self.scan.filter)):
             digest.update(str(part).encode() + b"\0")
         return digest.hexdigest()
 

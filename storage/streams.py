@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.errors import StorageError, UnstorableError
-from .conforming import conform
+from .conforming import conform, conform_rows
 from .drafts import Draft
 from .forms import NULL, PICKLE, Form, merged_form
 from .itemtables import HEADER_KEY, ITEMS_KEY, Header, ItemTable, pack_items
@@ -230,7 +230,10 @@ class Spool:
             if layout == ARROW:
                 writer.open_arrow(entries)
             for chunk in _chunks(spill):
-                writer.write(plan.table(chunk))
+                table = plan.table(chunk)
+                if self._schema is not None:
+                    conform_rows(table, self._schema)
+                writer.write(table)
             writer.close(entries)
         return self._finished(draft, layout)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-TABLE_KINDS = frozenset({"table", "batch", "reader", "pandas", "polars"})
+TABLE_KINDS = frozenset({"table", "batch", "reader", "pandas", "polars", "lazy"})
 
 
 @dataclass(slots=True)
@@ -51,6 +51,9 @@ def freeze_table(value: Any) -> FrozenTable | None:
         return _freeze_pandas(value)
     if cls.__qualname__ == "DataFrame" and root == "polars":
         return _freeze_polars(value)
+    if cls.__qualname__ == "LazyFrame" and root == "polars":
+        frozen = _freeze_polars(value.collect())
+        return None if frozen is None else FrozenTable("lazy", frozen.table)
     return None
 
 
@@ -181,6 +184,7 @@ THAW: dict[str, Callable[[Any, str], Any]] = {
     "reader": lambda table, extra: table.to_reader(),
     "pandas": _thaw_pandas,
     "polars": _thaw_polars,
+    "lazy": lambda table, extra: _thaw_polars(table, extra).lazy(),
 }
 
 

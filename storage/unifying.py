@@ -82,6 +82,8 @@ def _one(name: str, seen: Sequence[tuple[Any, str]]) -> Any:
 
 def _family(kind: Any) -> str:
     """Text and bytes never meet, although Arrow would make bytes of both."""
+    if pa.types.is_dictionary(kind):
+        return _family(kind.value_type)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -62,7 +62,7 @@ def graphs(draw: st.DrawFn, *, fail_fast: bool = False, backups: bool = False) -
             min_success_ratio=draw(st.sampled_from((None, None, None, 0.0, 0.5, 1.0))),
             persist=draw(st.integers(0, 2)) > 0,
             drop=draw(st.booleans()),
-            streams=draw(st.integers(0, 5)) == 0,
+            apart=draw(st.integers(0, 5)) == 0,
             tags=frozenset(draw(st.sampled_from(((), (), ("x",), ("x", "y"))))),
             delay=draw(st.sampled_from((lambda _n: 0.0, lambda n: 0.5 * n))),
             fuse=True,
@@ -331,7 +331,7 @@ def test_dropping_intermediates_changes_no_state_and_no_retry(
 @pytest.mark.parametrize("seed", range(10))
 def test_a_failure_that_was_passed_on_makes_no_value_of_what_stands_before_it(seed: int) -> None:
     """The last map tolerates that the one before it was skipped, for another reason."""
-    options = NodeOptions(drop=True, fuse=False, streams=True, infra_retries=0)
+    options = NodeOptions(drop=True, fuse=False, apart=True, infra_retries=0)
     specs = [
         NodeSpec(options=options),
         NodeSpec(1, options=options, raises=True),

@@ -177,3 +177,36 @@ def test_a_callable_object_gets_what_its_call_is_annotated_with():
         return task(Columns()).map([TABLE])[0].result()
 
     assert job() == ["DataFrame", *TABLE.column_names]
+
+
+@pytest.mark.parametrize("intermediates", ["keep", "drop"])
+def test_the_next_task_gets_what_a_schema_made_of_a_value(intermediates: Any):
+    @task(schema=pa.schema([("n", pa.int8())]))
+    def small(n: int) -> pa.Table:
+        return pa.table({"n": [n]})
+
+    @task
+    def kind(rows: pa.Table) -> str:
+        return str(rows.schema.field("n").type)
+
+    @flow(executor="inline", intermediates=intermediates)
+    def both() -> list[str]:
+        return kind.map(small.map([1, 2])).result()
+
+    assert both() == ["int8", "int8"]
+
+
+def test_a_lazy_frame_that_is_returned_is_rows():
+    @task
+    def lazy(n: int) -> pl.LazyFrame:
+        return pl.LazyFrame({"n": [n]})
+
+    @flow(executor="inline")
+    def frames() -> tuple[list[Any], Any]:
+        made = lazy.map([1, 2])
+        return made.result(), made.dataset().to_table()
+
+    values, table = frames()
+    assert [type(each) for each in values] == [pl.LazyFrame, pl.LazyFrame]
+    assert values[1].collect().to_dict(as_series=False) == {"n": [2]}
+    assert table.to_pydict() == {"n": [1, 2]}

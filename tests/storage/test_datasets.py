@@ -34,6 +34,7 @@ from headrace.storage.datasets import (
     parse_bytes,
 )
 from headrace.storage.opening import MANIFEST
+from headrace.storage.shares import shares_of
 from headrace.storage.sinks import DatasetWriter
 from headrace.storage.store import ArrowRunStore, ArrowStore
 from headrace.storage.targets import STAGING
@@ -328,6 +329,34 @@ def test_a_column_of_folder_and_file_is_the_files(tmp_path: Path):
     assert tree.partitions()[0].statistics["year"].max == 2026
 
 
+def test_a_globs_folders_tell_columns(tmp_path: Path):
+    for year in ("2025", "2026"):
+        (tmp_path / f"run=1/year={year}").mkdir(parents=True)
+        pq.write_table(pa.table({"n": [1]}), tmp_path / f"run=1/year={year}/x.parquet")
+    for pattern in ("year=*/x.parquet", "**/*.parquet", "year=202[56]/*"):
+        found = open_dataset(f"{tmp_path}/run=1/{pattern}").to_table()
+        assert found.to_pydict() == {"n": [1, 1], "year": ["2025", "2026"]}
+    schema = pa.schema([("year", pa.int16()), ("run", pa.int8())])
+    files = [f"{tmp_path}/run=1/year={year}/x.parquet" for year in (2026, 2025)]
+    stated = open_dataset(files, schema=schema, filter=[("year", ">", 2025)])
+    assert stated.to_table().to_pydict() == {"year": [2026], "run": [1]}
+    assert open_dataset(files[0]).schema.names == ["n"]
+
+
+def test_a_stated_schema_is_part_of_what_a_partition_is(tmp_path: Path):
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "x.parquet")
+    kinds = [None, pa.schema([("n", pa.int64())]), pa.schema([("n", pa.string())])]
+    opened = [open_dataset(tmp_path, schema=kind) for kind in kinds]
+    assert len({each.fingerprint for each in opened}) == 3
+    assert len({each.partitions()[0].fingerprint for each in opened}) == 3
+    shares = [shares_of(each.pieces, each.scan(), 100)[0] for each in opened]
+    assert len({share.__headrace_fingerprint__() for share in shares}) == 3
+    several = [list(range(500)), [*range(250), -1, *range(251, 500)]]
+    filtered = [open_dataset(tmp_path, filter=[("n", "in", ns)]) for ns in several]
+    shares = [shares_of(each.pieces, each.scan(), 100)[0] for each in filtered]
+    assert len({share.__headrace_fingerprint__() for share in shares}) == 2
+
+
 def test_files_that_differ_unify_or_say_how(tmp_path: Path):
     (tmp_path / "1.parquet").write_bytes(
         parquet(pa.table({"a": pa.array([1], pa.int32()), "b": ["x"]}))
@@ -336,6 +365,9 @@ def test_files_that_differ_unify_or_say_how(tmp_path: Path):
     dataset = open_dataset(tmp_path)
     assert dataset.to_table().to_pydict() == {"a": [1, 2], "b": ["x", None], "c": [None, [1.5]]}
     assert dataset.schema.field("a").type == pa.int64()
+    categories = pa.array(["y"]).dictionary_encode()
+    (tmp_path / "2b.parquet").write_bytes(parquet(pa.table({"b": categories})))
+    assert open_dataset(tmp_path).to_table()["b"].to_pylist() == ["x", None, "y"]
     (tmp_path / "3.parquet").write_bytes(parquet(pa.table({"a": ["text"]})))
     with pytest.raises(
         ConfigurationError, match=r"(?s)'a'.*int32  in  .*1\.parquet.*string  in  .*3\.parquet"

@@ -1,5 +1,6 @@
 """The encoder commits what was added, once, also when the store fails or a thread flushes beside."""
 
+import dataclasses
 import sys
 import threading
 from collections.abc import Iterator
@@ -284,8 +285,6 @@ def test_a_generators_error_passes_through_and_leaves_nothing(local_run: ArrowRu
 
 
 def test_a_stated_schema_is_a_contract(local_run: ArrowRunStore):
-    import dataclasses
-
     schema = pa.schema([pa.field("a", pa.int16()), pa.field("b", pa.string(), nullable=False)])
     spec = dataclasses.replace(SPEC, schema=schema.serialize().to_pybytes())
     one = encoder(local_run, spec=spec)
@@ -298,9 +297,34 @@ def test_a_stated_schema_is_a_contract(local_run: ArrowRunStore):
     ]:
         with pytest.raises(UnstorableError, match=why):
             one.add(1, table, 1, 2)
-    manifest = Manifest(0, "k", one.flush(), 1)
-    (got,) = local_run.load_all(manifest)
+    for rows, why in [
+        ({"a": 1}, "'b' of the task's schema is missing"),
+        ([{"a": "x", "b": "x"}], "'a' is string"),
+        ([{"a": 1, "b": "x", "c": 1}], "'c' is not"),
+        ([{"a": 1, "b": None}], "'b' has nulls"),
+        (({"a": n, "b": "x"} for n in (1, 70_000)), "'a' is int64"),
+        (5, "int has no columns"),
+        ([5], "list has no columns"),
+        (iter([5]), "list has no columns"),
+    ]:
+        with pytest.raises(UnstorableError, match=why):
+            one.add(1, rows, 1, 2)
+    for position, rows in enumerate([{"b": "x"}, [{"b": "y", "a": 3}], [], None], 1):
+        one.add(position, rows, 1, 2)
+    manifest = Manifest(0, "k", one.flush(), 5, schema=spec.schema)
+    got, *others = local_run.load_all(manifest)
     assert got.schema == schema
+    assert others == [{"b": "x"}, [{"b": "y", "a": 3}], [], None]
+    rows = local_run.dataset(manifest).to_table()
+    assert (rows.schema, rows["a"].to_pylist()) == (schema, [1, None, 3])
+
+
+def test_none_is_no_row_where_a_schema_is_stated(local_run: ArrowRunStore):
+    spec = dataclasses.replace(SPEC, schema=pa.schema([("a", pa.int8())]).serialize().to_pybytes())
+    one = encoder(local_run, spec=spec)
+    one.add(0, None, 1, 2)
+    manifest = Manifest(0, "k", one.flush(), 1, schema=spec.schema)
+    assert local_run.dataset(manifest).num_rows == 0
 
 
 # ------------------------------------------------------------------------ damage and adoption

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import numpy as np
@@ -20,7 +20,7 @@ from storage.batches import commit
 from storage.stores import make_store
 
 from headrace import flow, open_dataset, task
-from headrace.core.errors import ConfigurationError, NestedSubmitError
+from headrace.core.errors import ConfigurationError, NestedSubmitError, UnstorableError
 from headrace.core.interfaces import data_prefix
 from headrace.storage.datasets import Dataset, dataset_of_table
 from headrace.storage.exchange import HASH, hash_ranges, sorted_ranges
@@ -466,6 +466,17 @@ def test_views_as_polars_writes_them_go_through(tmp_path: Path):
     assert dataset.compact().to_table()["word"].to_pylist() == table["word"].to_pylist() * 2
 
 
+def test_a_group_gives_rows_and_nothing_else():
+    groups = dataset_of_table(pa.table({"key": [1, 1, 2]})).group_by("key")
+
+    def mixed(rows: pa.Table) -> Any:
+        return [{"n": rows.num_rows}, rows.num_rows] if rows.num_rows == 2 else {"n": 1}
+
+    for function in (len, mixed):
+        with pytest.raises(UnstorableError, match="a group gave a int: return a table"):
+            groups.map(function)
+
+
 def test_what_cannot_be_is_told(local_run: ArrowRunStore):
     dataset = local_run.dataset(commit(local_run, [data(10)]))
     bare = pa.array([{}], pa.struct([]))
@@ -485,6 +496,13 @@ def test_what_cannot_be_is_told(local_run: ArrowRunStore):
         (dataset.repartition, "one of rows="),
         (lambda: dataset.repartition(rows=0), "positive"),
         (lambda: dataset.shuffle(1, partition_bytes="many"), "not a size"),
+        (lambda: dataset.shuffle(1, partition_bytes=0), "partition_bytes= .* positive"),
+        (lambda: dataset.compact(cast(Any, float("nan"))), "not a size"),
+        (lambda: dataset.shuffle(cast(Any, None)), "number as its seed, not None"),
+        (lambda: dataset.sample(0.5, seed=cast(Any, "a")), "number as its seed, not 'a'"),
+        (lambda: dataset.split([1], seed=cast(Any, 1.5)), "number as its seed, not 1.5"),
+        (lambda: dataset.sample(n=cast(Any, 2.5)), "a number of rows: None, 2.5"),
+        (lambda: dataset.group_by("key").map(cast(Any, 5)), "a function or a task, not 5"),
         (lambda: dataset.select([]).shuffle(1), "rows without columns"),
         (lambda: odd.sort("bare"), "struct<> has no order"),
         (lambda: odd.sort("deep"), "has no order"),
