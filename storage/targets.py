@@ -84,6 +84,11 @@ class Target:
             _check_parquet(self.schema)
 
     @property
+    def __headrace_secret__(self) -> bool:
+        """As of a `Source`: what a failed item was given is not kept with credentials."""
+        return bool(self.options)
+
+    @property
     def objects(self) -> Objects:
         return open_objects(self.location, self.options)
 

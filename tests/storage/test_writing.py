@@ -28,11 +28,13 @@ from headrace.core.errors import (
     NotFoundError,
     StorageError,
 )
+from headrace.core.packing import SecretError, pack
 from headrace.storage.datasets import Dataset
 from headrace.storage.localfiles import LocalObjects
+from headrace.storage.locations import parse_location
 from headrace.storage.opening import MANIFEST
 from headrace.storage.store import ArrowRunStore
-from headrace.storage.targets import STAGING
+from headrace.storage.targets import STAGING, Target
 
 
 def rows(first: int, count: int) -> Any:
@@ -194,6 +196,17 @@ def test_far_away(scheme: str, request: pytest.FixtureRequest):
     names = [info.path for info in store.run("out").list("")]
     assert len(names) == 4
     assert not [name for name in names if name.startswith(f"{STAGING}/")]
+
+
+def test_credentials_are_not_kept_with_what_a_failed_write_was_given(tmp_path: Path):
+    location, schema = parse_location(tmp_path / "out"), TABLE.schema
+    plain, secret = (
+        Target(location, options, schema, "parquet", (), "error", None, 1000, "w")
+        for options in ({}, {"secret": "hush"})
+    )
+    assert b"hush" not in pack([plain], secrets=False).data
+    with pytest.raises(SecretError):
+        pack([secret], secrets=False)
 
 
 def test_killed_writers_leave_nothing_that_counts(tmp_path: Path):
