@@ -135,10 +135,19 @@ def align(table: Any, schema: Any) -> Any:
             continue
         column = table.column(field.name)
         try:
-            columns.append(column if column.type == field.type else column.cast(field.type))
+            columns.append(column if column.type == field.type else _cast(column, field.type))
         except pa.ArrowException as error:
             raise ConfigurationError(
                 f"column {field.name!r} ({column.type}) cannot be read as {field.type} without loss: "
                 f"{error}"
             ) from error
     return pa.table(columns, schema=schema)
+
+
+def _cast(column: Any, kind: Any) -> Any:
+    try:
+        return column.cast(kind)
+    except (
+        pa.ArrowIndexError
+    ):  # of codes below a null struct that no dictionary has: pyarrow looks at them
+        return pa.array(column.to_pylist(), kind)

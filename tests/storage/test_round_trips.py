@@ -94,6 +94,12 @@ def tables(draw: st.DrawFn) -> Any:
 @pytest.mark.parametrize("format", ["parquet", "arrow"])
 @given(table=tables(), most=st.sampled_from([None, 5]))
 @example(table=pa.table({"c0": pa.array([[None, None]], pa.list_(pa.null()))}), most=None)
+@example(
+    table=pa.table(
+        {"c0": pa.array([None, {"x": None}], pa.struct([("x", pa.dictionary(pa.int32(), "str"))]))}
+    ),
+    most=None,
+)
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_tables_come_back(table: Any, most: int | None, format: str):
     with tempfile.TemporaryDirectory() as folder:
