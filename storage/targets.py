@@ -214,7 +214,7 @@ class Target:
     def _commit(self, files: list[dict[str, Any]], groups: Sequence[dict[str, Any]] | None) -> None:
         objects = self.objects
         before = self._manifest()
-        if before is not None and self.mode == "append":
+        if before is not None and self.mode not in ("overwrite", "update"):
             lost = {file["path"] for file in before["files"]} - {file["path"] for file in files}
             if lost:
                 raise StorageError(

@@ -603,8 +603,10 @@ def test_rows_are_appended_to_folders_of_others(tmp_path: Path):
         rows.write(tmp_path / "text", mode="append", partition_by="day")
 
 
-def test_rows_that_others_have_appended_meanwhile_are_not_lost(tmp_path: Path):
-    dataset_of_table(TABLE).write(tmp_path)
+@pytest.mark.parametrize("mode", ["append", "error", "ignore"])
+def test_rows_that_others_have_written_meanwhile_are_not_lost(tmp_path: Path, mode: str):
+    if mode == "append":
+        dataset_of_table(TABLE).write(tmp_path)
 
     class Other:  # a Piece
         name, rows, bytes, fingerprint, origin = "other", 1, 1, "", None
@@ -618,8 +620,8 @@ def test_rows_that_others_have_appended_meanwhile_are_not_lost(tmp_path: Path):
 
     dataset = Dataset([Other()], schema=TABLE.schema)  # type: ignore[list-item]
     with pytest.raises(StorageError, match=r"written by another one .*; write again"):
-        dataset.write(tmp_path, mode="append")
-    assert open_dataset(tmp_path).num_rows == 80
+        dataset.write(tmp_path, mode=mode)
+    assert open_dataset(tmp_path).num_rows == (80 if mode == "append" else 40)
 
 
 def test_rows_without_columns_are_counted_and_not_written(tmp_path: Path):
