@@ -55,7 +55,7 @@ class Dataset(Operations, Shown):
         self._made = made
         self._schema = schema
         self._find_schema = find_schema
-        self._columns = None if columns is None else tuple(columns)
+        self._columns = None if columns is None else _named(columns)
         self._filter = as_expression(filter)
         self._asked = asked
         self._stated = stated
@@ -133,7 +133,7 @@ class Dataset(Operations, Shown):
             There is no such column.
         """
         schema = self.full_schema
-        wanted = self._columns if columns is None else tuple(columns)
+        wanted = self._columns if columns is None else _named(columns)
         missing = [name for name in wanted or () if name not in schema.names]
         if missing:
             raise ConfigurationError(
@@ -514,6 +514,10 @@ def _rebuilt(
     stated: bool,
 ) -> Dataset:
     return cls(pieces, schema=schema, columns=columns, filter=filter, asked=asked, stated=stated)
+
+
+def _named(columns: str | Sequence[str]) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def dataset_of_table(table: Any) -> Dataset:

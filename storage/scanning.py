@@ -142,8 +142,9 @@ class FilePiece:
 
     def _schema_of(self, fragment: Any) -> Any:
         own = fragment.physical_schema.remove_metadata()
+        names = own.names  # fails here, where the file is known, if one is no UTF-8
         for name, value in self.constants:
-            if name not in own.names:  # else it is written in the file, too, with its type
+            if name not in names:  # else it is written in the file, too, with its type
                 own = own.append(pa.field(name, value.type))
         return own
 
@@ -213,8 +214,10 @@ class FilePiece:
         return None
 
     def join(self, other: Piece) -> Piece | None:
-        """Both as one, where both are row groups of one file."""
-        if not isinstance(other, FilePiece) or self.groups is None or other.groups is None:
+        """Both as one, where the other has later row groups of the same file."""
+        if not isinstance(other, FilePiece) or not self.groups or not other.groups:
+            return None
+        if other.groups[0] <= self.groups[-1]:  # a file that was named twice has its rows twice
             return None
         if (other.path, other.source) != (self.path, self.source):
             return None

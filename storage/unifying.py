@@ -9,6 +9,7 @@ beside numbers for instance, is an error that says which file has what.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ def unified(named: Iterable[tuple[str, Any]]) -> Any:
     """
     columns: dict[str, dict[Any, tuple[Any, str]]] = {}
     for name, schema in named:
+        twice = [column for column, count in Counter(schema.names).items() if count > 1]
+        if twice:
+            raise ConfigurationError(
+                f"{name} has several columns {twice[0]!r}: give each another name where they are made"
+            )
         for field in schema:
             seen = columns.setdefault(field.name, {})
             seen.setdefault((field.type, _extension(field)), (field, name))

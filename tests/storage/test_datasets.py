@@ -304,6 +304,13 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path):
             ConfigurationError, match=r"filter .* does not fit .*columns are a: int64"
         ):
             Dataset(dataset_of_table(pa.table({"a": [1]})).pieces, filter=odd).partitions()
+    (tmp_path / "latin.csv").write_bytes("ä,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"latin\.csv cannot be read as csv: 'utf-8'"):
+        _ = open_dataset(tmp_path / "latin.csv").schema
+    twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
+    (tmp_path / "twice.arrow").write_bytes(arrow(twice))
+    with pytest.raises(ConfigurationError, match=r"twice\.arrow has several columns 'a'"):
+        open_dataset(tmp_path / "twice.arrow").to_table()
     with pytest.raises(ConfigurationError, match=r"pyarrow\.Schema"):
         open_dataset(tmp_path, schema={"a": "int64"})
 
@@ -327,6 +334,17 @@ def test_a_column_of_folder_and_file_is_the_files(tmp_path: Path):
         {"year": [2026], "n": [1]}
     ]
     assert tree.partitions()[0].statistics["year"].max == 2026
+
+
+def test_a_file_that_is_named_twice_has_its_rows_twice(tmp_path: Path):
+    rows = pa.table({"name": range(10)})
+    pq.write_table(rows, tmp_path / "x.parquet", row_group_size=5)
+    twice = open_dataset([tmp_path / "x.parquet"] * 2)
+    want = pa.concat_tables([rows, rows])
+    for aim in ({}, {"bytes": 1}, {"rows": 7}, {"files": 1}):
+        parts = twice.partitions(**cast(Any, aim))
+        assert pa.concat_tables([part.to_table() for part in parts]).equals(want)
+    assert twice.sort("name").to_table(columns="name").equals(want.sort_by("name"))
 
 
 def test_a_globs_folders_tell_columns(tmp_path: Path):
