@@ -47,16 +47,16 @@ class Stragglers(HandOut):
                 self._back_up(flights, now)
 
     def _split(self, flights: list[Flight], slots: int, now: float) -> bool:
-        """Recall batches that hold more than a slot's share of what has not started; False if none can be."""
-        whole = [flight for flight in flights if not flight.recalled]
+        """Recall slow batches that hold a slot's share of what these have not started; False if none is slow."""
         slow = [
             flight
-            for flight in whole
-            if flight.began is not None
+            for flight in flights
+            if not flight.recalled
+            and flight.began is not None
             and now - flight.began > RECALL_AFTER
             and len(flight.chunk) > max(flight.started, 1)
         ]
-        share = sum(len(flight.chunk) - flight.started for flight in whole) / slots
+        share = sum(len(flight.chunk) - flight.started for flight in slow) / slots
         for flight in slow:
             if len(flight.chunk) - flight.started >= share:
                 flight.recalled = True

@@ -505,6 +505,23 @@ def test_all_batches_that_hold_more_than_their_share_are_split_at_once() -> None
     assert asked == [0, 2]
 
 
+def test_a_slow_batch_is_split_beside_one_that_has_not_begun() -> None:
+    """Its worker may be long in coming, and holds much."""
+    slots = [2]
+    machine = Machine(lambda _p, _n: slots[0], prefetch=lambda _p: 0)
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    for _ in range(30):
+        node.sizer.measured(400, 1.0)  # 8 items take the least that is cut
+    machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(node, [list(range(16))], 256, exhausted=True, error=None, now=0.0)
+    slots[0] = 4
+    machine.report(Report("r", 0, started=7), 0.0)
+    asked = [each.flight.id for each in machine.tick(1.0) if isinstance(each, Ask)]
+    assert len(machine.flights[1].chunk) == 8
+    assert asked == [0]
+
+
 @pytest.mark.parametrize("persist", [True, False])
 def test_a_failure_behind_a_value_sends_the_next_stage_out_again(persist: bool) -> None:
     """A time limit has struck when the value was there, and the next stage had not begun."""
