@@ -27,6 +27,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, TypeAlias, cast
 
+from ..core import forks
 from ..core.hostname import hostname
 from ..core.interfaces import Batch, End, Mark, Outcome, Report, Sink, WorkerInfo
 from ..core.process_marks import own_mark
@@ -116,8 +117,9 @@ class Child:
         signal.signal(
             signal.SIGINT, lambda *_: None
         )  # not SIG_IGN: the user's processes inherit it
-        signal.signal(signal.SIGTERM, lambda *_: self.leave())
+        signal.signal(signal.SIGTERM, self.on_sigterm)
         signal.signal(signal.SIGURG, self.on_kill)
+        forks.in_child(_without_signals)
         threading.Thread(target=self.read, name="headrace-reader", daemon=True).start()
         self.ready.wait()
         self.prepare()
@@ -138,6 +140,14 @@ class Child:
         else:
             os.environ["PYTHONPATH"] = setup.python_path
         self.info = replace(self.info, node=setup.node)
+
+    def on_sigterm(self, number: int, _frame: Any) -> None:
+        """Leave; or end, in a fork of user code's that is told so before it is `_without_signals`."""
+        if os.getpid() == self.info.pid:
+            self.leave()
+        else:
+            _without_signals()
+            os.kill(os.getpid(), number)
 
     def on_kill(self, _signal: int, _frame: Any) -> None:
         """End the running item, if one runs: the body writes the mark in this same thread.
@@ -198,6 +208,12 @@ class Child:
         """Send reports on."""
         send = self.writer.send
         return lambda report: send("report", report)
+
+
+def _without_signals() -> None:
+    """In a fork of user code's: what this child does on signals would recall its own batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGURG, signal.SIG_DFL)
 
 
 def _refusal(error: Exception, worker: WorkerInfo) -> End:

@@ -95,6 +95,12 @@ def test_a_fork_that_keeps_the_pipes_open_hides_no_death_and_is_ended(slot):
     assert gone(int(heard.said()[0]))
 
 
+def test_sigterm_ends_a_fork_and_does_not_recall_the_batch(slot):
+    heard = run(slot, [("terminate a fork",), ("ok",)])
+    assert heard.end().outcome is Outcome.DONE
+    assert heard.said()[0] == str(-signal.SIGTERM)
+
+
 @pytest.mark.parametrize("last", [("kill", signal.SIGKILL), ("ok",)])
 def test_processes_that_user_code_started_end_with_the_child(slot, tmp_path, last):
     run(slot, [("spawn", str(tmp_path / "pid")), last])
