@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .annotations import Annotation, allow_failure, quote
 from .calls import Call, TaskOptions
-from .context import FLOW_RUN, TAGS, TASK_RUN, FlowRunContext
+from .context import TAGS, TASK_RUN, FlowRunContext, open_flow_run
 from .errors import NestedSubmitError
 from .futures import Future, MapFuture
 from .mapping import split
@@ -32,7 +32,7 @@ def submit(
     """Add a single call to the current run, or to a run of its own."""
     __tracebackhide__ = True
     _not_in_task(task, "submit")
-    flow = FLOW_RUN.get() or _own_run(task)
+    flow = open_flow_run() or _own_run(task)
     task = flow.current(task)
     call = _single(task, flow, args, kwargs, wait_for)
     future = Future[Any](flow.engine, _add(flow, call), 0)
@@ -55,7 +55,7 @@ def submit_map(
     __tracebackhide__ = True
     _not_in_task(task, "map")
     parts = split(task.name, task.shape, task.shape.bind(task.name, args, kwargs, defaults=False))
-    flow = FLOW_RUN.get() or _own_run(task)
+    flow = open_flow_run() or _own_run(task)
     task = flow.current(task)
     sample = flow.info.sample
     expected = parts.expected if sample is None else sample.size(parts.expected)
@@ -90,7 +90,7 @@ def call(
     """Run a task in the calling thread and give its value; of an async one, an awaitable of it."""
     if TASK_RUN.get() is not None:
         return _plain(task, args, kwargs, return_state=return_state)
-    flow = FLOW_RUN.get()
+    flow = open_flow_run()
     if flow is not None:
         task = flow.current(task)
     if flow is not None and flow.placeholder is not None:

@@ -198,6 +198,12 @@ _LIVE_LOCK = forks.own_lock(threading.Lock())
 forks.in_child(lambda: FLOW_RUN.set(None))  # its engine is the parent's
 
 
+def open_flow_run() -> FlowRunContext | None:
+    """Context of the flow run that takes calls made here; None also where it has ended, as in its hooks."""
+    flow = FLOW_RUN.get()
+    return None if flow is None or flow.run.done() else flow
+
+
 def live_run(run_id: str) -> FlowRunContext | None:
     """Context of a run that this process drives now, from whatever thread."""
     return _LIVE.get(run_id)

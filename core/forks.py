@@ -7,6 +7,8 @@ be there still. Whatever a module keeps for its process says so here, where it i
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -46,6 +48,26 @@ def in_child(call: F) -> F:
     """Call this in each forked child before that goes on; the same function, as of a decorator."""
     os.register_at_fork(after_in_child=call)
     return call
+
+
+def without_sigterm(give_back: Callable[[], object]) -> None:
+    """Give back a handler of SIGTERM in each forked child: what it would end is the parent's.
+
+    A signal that comes before is kept until then: Python forgets those that its own handlers were to see.
+    """
+    held = threading.local()
+
+    def hold() -> None:
+        held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held.mask)
+
+    def begin() -> None:
+        give_back()
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=begin)
 
 
 def keep(thing: object) -> None:

@@ -98,5 +98,5 @@ def _cancel_started(grace: float | None) -> None:
         run.cancel(grace, run.cancel_reason or _CTRL_C)
 
 
-forks.in_child(_give_back)
+forks.without_sigterm(_give_back)
 pools.before_closing(_wait_for_started)

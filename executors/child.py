@@ -119,7 +119,7 @@ class Child:
         )  # not SIG_IGN: the user's processes inherit it
         signal.signal(signal.SIGTERM, self.on_sigterm)
         signal.signal(signal.SIGURG, self.on_kill)
-        forks.in_child(_without_signals)
+        forks.without_sigterm(_without_signals)
         threading.Thread(target=self.read, name="headrace-reader", daemon=True).start()
         self.ready.wait()
         self.prepare()

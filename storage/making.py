@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from ..core.annotations import unmapped
-from ..core.context import FLOW_RUN, TASK_RUN
+from ..core.context import FLOW_RUN, TASK_RUN, open_flow_run
 from ..core.errors import ConfigurationError, NestedSubmitError
 from ..core.flows import flow
 from ..core.futures import MapFuture
@@ -98,7 +98,7 @@ def in_a_flow(name: str, build: Callable[[], Any]) -> Any:
         raise NestedSubmitError(
             f"dataset.{name} was called in a running task; call it in the flow, and map over its result"
         )
-    if FLOW_RUN.get() is not None:
+    if open_flow_run() is not None:
         return build()
 
     def operation() -> Any:

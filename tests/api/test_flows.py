@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import headrace
-from headrace import flow, get_run_context, get_run_logger, task
+from headrace import Dataset, flow, get_run_context, get_run_logger, task
 from headrace.core.errors import Cancelled, FlowTimeout, RunError
 from headrace.core.states import Completed, Failed
 from headrace.executors.processes import ProcessesExecutor
@@ -128,6 +128,30 @@ def test_hooks_are_told_in_order_and_what_they_raise_is_only_logged(caplog: Any)
         ("f", "r-2", "Running"),
         ("f", "r-2", "Failed"),
     ]
+
+
+def test_what_a_hook_of_an_ended_run_calls_is_a_run_of_its_own(tmp_path: Path):
+    told: list[Any] = []
+
+    @task
+    def double(x: int) -> int:
+        return 2 * x
+
+    def hook(_flow: Any, run: Any, _state: Any) -> None:
+        told.append(double(1))
+        told.append(double.submit(2).result())
+        told.append(double.map([3, 4]).result())
+        told.append(run.result().write(tmp_path / "out").num_rows)
+
+    async def later(_flow: Any, _run: Any, _state: Any) -> None:
+        told.append(double.submit(5).result())
+
+    @flow(executor="threads", on_completion=[hook, later])
+    def hooked() -> Dataset:
+        return double.map(range(10)).dataset()
+
+    hooked()
+    assert told == [2, 4, [6, 8], 10, 10]
 
 
 def test_retries_run_the_function_again_in_the_same_run():
