@@ -1,10 +1,9 @@
 """A gate before a server: connections pass while it is open, and are cut and refused while it is shut."""
 
-import asyncio
 import contextlib
+import socket
 import threading
-from collections.abc import Coroutine
-from typing import Any
+import time
 from urllib.parse import urlsplit
 
 
@@ -13,17 +12,17 @@ class Gate:
 
     def __init__(self, endpoint: str) -> None:
         target = urlsplit(endpoint)
+        assert target.hostname is not None
+        assert target.port is not None
         self.target = (target.hostname, target.port)
         self.port = 0
         self.silent = 0
         """So many of the next connections get no answer."""
         self.lag_seconds = 0.0
         """What is sent to the server is held back for so long, as by a long way."""
-        self.server: asyncio.Server | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
+        self.lock = threading.Lock()
+        self.ends: list[socket.socket] = []
+        self.threads: list[threading.Thread] = []
         self.open()
 
     @property
@@ -31,64 +30,71 @@ class Gate:
         return f"http://127.0.0.1:{self.port}"
 
     def open(self) -> None:
-        self._do(self._listen())
+        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+        self.port = self.listener.getsockname()[1]
+        self.porter = threading.Thread(target=self._let_in, daemon=True)
+        self.porter.start()
 
     def shut(self) -> None:
         """Refuse who comes, and cut what is under way."""
-        self._do(self._cut())
+        _end(self.listener)
+        self.porter.join()  # nobody is let in any more
+        self.listener.close()
+        while self.threads:
+            with self.lock:
+                for end in self.ends:
+                    _end(end)
+            self.threads.pop().join()
 
     def close(self) -> None:
         self.shut()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
 
-    def _do(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self.loop).result(30)
+    def _let_in(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+            self.threads = [each for each in self.threads if each.is_alive()]
+            self.threads.append(thread)
+            with self.lock:
+                self.ends.append(client)
+            thread.start()
 
-    async def _listen(self) -> None:
-        self.server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def _cut(self) -> None:
-        assert self.server is not None
-        self.server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # transports that were aborted close on the loop's next turn
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        ends = [writer]
+    def _serve(self, client: socket.socket) -> None:
         try:
-            with contextlib.suppress(OSError):
-                if self.silent:
-                    self.silent -= 1
-                    await reader.read()  # until who came has had enough
-                    return
-                there, back = await asyncio.open_connection(*self.target)
-                ends.append(back)
-                await asyncio.gather(_pump(reader, back, self.lag_seconds), _pump(there, writer))
-        except asyncio.CancelledError:
-            for end in ends:
-                end.transport.abort()
-            raise
+            with self.lock:
+                is_silent = self.silent > 0
+                self.silent -= is_silent
+            if is_silent:
+                while client.recv(1 << 16):  # until who came has had enough
+                    pass
+                return
+            with socket.create_connection(self.target) as server:
+                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                back.start()
+                _pump(client, server, self.lag_seconds)
+                back.join()
+        except OSError:
+            return
         finally:
-            for end in ends:
-                end.close()
-            self.tasks.discard(task)
+            with self.lock:
+                self.ends.remove(client)
+            client.close()
 
 
-async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, lag_seconds: float = 0
-) -> None:
-    try:
-        while data := await source.read(1 << 16):
-            await asyncio.sleep(lag_seconds)
-            sink.write(data)
-            await sink.drain()
-    finally:
-        sink.close()
+def _pump(source: socket.socket, sink: socket.socket, lag_seconds: float = 0) -> None:
+    """Pass on what comes until either end is closed, then end both."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            time.sleep(lag_seconds)
+            sink.sendall(data)
+    _end(source)
+    _end(sink)
+
+
+def _end(end: socket.socket) -> None:
+    """Wake whoever waits for it."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
