@@ -28,7 +28,7 @@ _ROW = "__headrace_row"
 _MOST_HELD = 128 << 20
 """Bytes of rows in memory, of all folders together."""
 _MOST_OPEN = 200
-"""Files that are open at a time: a process may have 1,024 by default."""
+"""Files that are open at a time, of which the one that was opened first is finished for another."""
 
 
 @dataclass(slots=True)
@@ -88,6 +88,7 @@ class DatasetWriter:
         self._number = 0
         self._held = 0
         self._open: dict[str, _Open] = {}
+        self._on_disk: dict[str, None] = {}
         self._values: dict[str, dict[str, Any]] = {}
         self._done: list[Written] = []
 
@@ -116,9 +117,8 @@ class DatasetWriter:
         for folder in sorted(self._open, key=lambda name: -self._open[name].held_bytes):
             if self._held * 2 <= _MOST_HELD:
                 return
-            self._spill(folder)
-            if sum(file.sink is not None for file in self._open.values()) > _MOST_OPEN:
-                self._finish(folder)
+            if folder in self._open:  # not finished to make place for another's file
+                self._spill(folder)
 
     def _split(self, table: Any) -> Iterator[tuple[str, Any]]:
         """The rows by their folder."""
@@ -158,12 +158,15 @@ class DatasetWriter:
         return room
 
     def _begin(self, folder: str, file: _Open) -> None:
+        if len(self._on_disk) >= _MOST_OPEN:
+            self._finish(next(iter(self._on_disk)))
         if isinstance(self._objects, LocalObjects):
             file.file = self._objects.temporary(f"{folder}file")
         else:
             handle, file.file = tempfile.mkstemp(prefix="headrace-")
             os.close(handle)
         file.sink = pa.OSFile(file.file, "wb")
+        self._on_disk[folder] = None
 
     def _spill(self, folder: str) -> None:
         file = self._open[folder]
@@ -201,7 +204,7 @@ class DatasetWriter:
         path = f"{folder}{self._first_name}-{self._number:05d}-{self._nonce}.{self._format}"
         self._number += 1
         self._objects.write_file(path + STAGED, file.file)
-        del self._open[folder]
+        del self._open[folder], self._on_disk[folder]
         self._done.append(Written(path, file.rows, size, self._values.get(folder, {})))
 
     def finish_folders(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from headrace import INPUTS, flow, task, unmapped
+from headrace import INPUTS, context, flow, task, unmapped
 from headrace.core import caching, claims, engine
 from headrace.core.cache_policies import CachePolicy
 from headrace.core.caching import Caching
@@ -39,13 +39,15 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def slow(folder: Path, item: int) -> int:
     Tally(folder).note(str(item))
     time.sleep(0.1)
-    if (folder.parent / "broken").exists():
+    if context.flow_name == "broken":
         raise RuntimeError("broken")
     return item * item
 
 
-def begin(policy: CachePolicy, folder: Path, items: Any = range(ITEMS)) -> FlowRun[list[int]]:
-    @flow(executor="threads")
+def begin(
+    policy: CachePolicy, folder: Path, items: Any = range(ITEMS), *, name: str = "squares"
+) -> FlowRun[list[int]]:
+    @flow(name=name, executor="threads")
     def squares() -> list[int]:
         return task(slow, cache_policy=policy).map(unmapped(folder), items).result()
 
@@ -73,14 +75,11 @@ def test_by_default_each_computes_what_it_needs(tmp_path: Path) -> None:
 
 def test_what_fails_in_one_run_is_computed_by_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "starts"
-    folder.mkdir()
-    (tmp_path / "broken").touch()
-    first = begin(ONE_AT_A_TIME, folder)
+    first = begin(ONE_AT_A_TIME, folder, name="broken")
     Tally(folder).wait("0")
     second = begin(ONE_AT_A_TIME, folder)
     first.wait()
     assert not first.state.is_completed()
-    (tmp_path / "broken").unlink()
     assert second.result() == [item * item for item in range(ITEMS)]
 
 

@@ -386,14 +386,19 @@ def test_files_and_partitions_of_a_store_are_read_ahead(
     made.write(f"{run.url}/files", max_rows_per_file=7)
     files = open_dataset(f"{run.url}/files")
     for kind, dataset in ((PartPiece, made), (scanning.FilePiece, files)):
-        two, batches = threading.Barrier(2, timeout=20), kind.batches
+        number = {piece.fingerprint: n for n, piece in enumerate(dataset.pieces)}
+        begun = [threading.Event() for _ in number]
+        batches = kind.batches
 
-        def batches_in_pairs(piece: Any, scan: Any, two: Any = two, batches: Any = batches) -> Any:
-            two.wait()
+        def after_the_next_began(
+            piece: Any, scan: Any, number: Any = number, begun: Any = begun, batches: Any = batches
+        ) -> Any:
+            own = number[piece.fingerprint]
+            begun[own].set()
+            assert begun[min(own + 1, len(begun) - 1)].wait(20)
             yield from batches(piece, scan)
 
-        assert len(dataset.pieces) % 2 == 0
-        monkeypatch.setattr(kind, "batches", batches_in_pairs)
+        monkeypatch.setattr(kind, "batches", after_the_next_began)
         assert dataset.to_table()["n"].to_pylist() == [n for n in range(1, 29) for _ in range(n)]
 
 
