@@ -75,7 +75,15 @@ from .lineage import Lineage, nobody
 from .machine import Machine
 from .nodes import Flight, Node, NodeOptions
 from .notes import Notes
-from .outcomes import exception_of, from_record, item_message, name_of, node_message, state_name
+from .outcomes import (
+    exception_of,
+    first_bad,
+    from_record,
+    item_message,
+    name_of,
+    node_message,
+    state_name,
+)
 from .packing import Dependency, dependency_of, pack
 from .process_marks import mark_of
 from .retries import Judge, Verdicts, delay_of
@@ -592,7 +600,7 @@ class Engine:
             return self._exception(node, position)
         if node.error is not None:
             return node.error
-        first = next(iter(node.items.where(*BAD)), 0)
+        first = first_bad(node)
         error = self._exception(node, first)
         if not node.single:
             error.add_note(f"{node_message(node)}; the first is item {first}")

@@ -31,6 +31,11 @@ def state_name(node: Node, position: int) -> str:
     return node.state if node.ended else "Pending"
 
 
+def first_bad(node: Node) -> int:
+    """The first item that ended badly, or that never came to be because its node ended."""
+    return next(iter(node.items.where(*BAD)), node.items.size)
+
+
 def exception_of(node: Node, position: int, given: str = "") -> BaseException:
     """The exception of an item that ended without a value; the user's own where it travelled.
 
@@ -67,7 +72,7 @@ def _upstream_error(node: Node, position: int) -> BaseException | None:
     if item is None:
         if other.error is not None:
             return other.error
-        item = next(iter(other.items.where(*BAD)), 0)
+        item = first_bad(other)
     return exception_of(other, item)
 
 

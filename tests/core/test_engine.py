@@ -311,6 +311,8 @@ def test_an_endless_generator_is_pulled_lazily_and_can_be_cancelled(run: Run) ->
     assert run.end(future).state == "Cancelled"
     assert pulled[0] <= future.node.items.ended + 200
     assert future.node.items.ended >= done
+    with pytest.raises(Cancelled, match="was cancelled: enough"):
+        run.engine.values(future.node)
 
 
 def test_an_iterable_that_blocks_cannot_hold_up_a_cancel(threads: Run) -> None:
