@@ -15,9 +15,8 @@ from urllib.parse import unquote
 
 from ..core.errors import ConfigurationError, NotFoundError
 from .locations import LOCAL, Location, parse_location
-from .objects import modified_time
 from .pieces import Piece
-from .retrying import as_storage_error, retrying
+from .retrying import answered, as_storage_error, retrying
 from .scanning import FIXED_SCHEMAS, FilePiece, TablePiece
 from .sources import COMPRESSED, Source
 
@@ -131,7 +130,9 @@ def _listed(source: Source, path: str) -> tuple[dict[str, Any], bool]:
     filesystem = source.filesystem
     try:
         info = filesystem.info(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if answered(error) is not error:
+            raise
         info = None
     if info is not None and info["type"] != "directory":
         return {str(info["name"]): info}, False
@@ -195,34 +196,17 @@ def _format_of(name: str, where: str) -> str:
 def _piece(
     source: Source, name: str, info: Mapping[str, Any], format: str, constants: Constants
 ) -> FilePiece:
-    modified = modified_time(info)
-    if source.local:
-        modified, stamp = _local_times(name, info)
-    else:
-        stamp = str(info.get("ETag") or info.get("etag") or f"{modified:.6f}").strip('"')
+    size, stamp, modified = source.state_of(name, info)
     return FilePiece(
         source,
         name,
         format,
-        int(info.get("size") or 0),
+        size,
         stamp,
         modified,
         rows=1 if format == "files" else None,
         constants=() if format in FIXED_SCHEMAS else constants,
     )
-
-
-def _local_times(name: str, info: Mapping[str, Any]) -> tuple[float, str]:
-    """Modification time of a local file, and what changes with the file.
-
-    Who replaces a file may give it the old one's time of modification (``cp -p``, ``rsync -t``), but not
-    its time of change (of creation, where that is what the platform tells). fsspec tells a link's own.
-    """
-    modified, changed = float(info["mtime"]), float(info["created"])
-    if info["islink"]:
-        status = os.stat(name)
-        modified, changed = status.st_mtime, status.st_ctime
-    return modified, f"{modified:.6f}-{changed:.6f}"
 
 
 def _constants(manifest: Mapping[str, Any], folder: str) -> dict[str, Constants]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from ..core.errors import AlreadyExistsError, HeadraceError, NotFoundError, StorageError
 
@@ -112,7 +112,7 @@ class Backoff:
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: throttling, 5xx, timeouts, dropped connections."""
     seen: set[int] = set()
-    current: BaseException | None = error
+    current: BaseException | None = answered(error)
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         verdict = _verdict(current)
@@ -120,6 +120,16 @@ def is_transient(error: BaseException) -> bool:
             return verdict
         current = current.__cause__ or current.__context__
     return False
+
+
+def answered(error: BaseException) -> BaseException:
+    """What a server said or did, where fsspec's ``https://`` calls all of it a file that is not there."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return error
+    status, _ = _answer(cause)
+    missing = not is_transient(cause) if status is None else status in (404, 410)
+    return error if missing else cause
 
 
 def _verdict(error: BaseException) -> bool | None:
@@ -213,6 +223,7 @@ def as_storage_error(
     error: BaseException, operation: str, url: str, tries: int = 1
 ) -> StorageError:
     """The error that headrace raises for a storage library's."""
+    error = answered(error)
     if isinstance(error, FileNotFoundError):
         missing = "no such bucket or folder" if operation == "write" else "there is no such object"
         here = (
@@ -225,11 +236,22 @@ def as_storage_error(
         return AlreadyExistsError(f"cannot {operation} {url}: it exists already")
     often = f" (tried {tries} times)" if tries > 1 else ""
     hint = _hint(error)
-    cause = f"{type(error).__name__}: {error}".strip().rstrip(":").split("\n", 1)[0]
+    said = str(error)
+    if hasattr(error, "request_info"):  # aiohttp's text has the URL with all that its query holds
+        said = f"{cast(Any, error).status} {cast(Any, error).message}"
+    cause = f"{type(error).__name__}: {said}".strip().rstrip(":").split("\n", 1)[0]
     return StorageError(f"cannot {operation} {url}{often}: {cause}{hint}")
 
 
+def no_ranges(error: BaseException) -> bool:
+    """Whether fsspec says that a server of ``https://`` answers with whole files only."""
+    told = str(error)
+    return "streaming HTTP file" in told or "support range requests" in told
+
+
 def _hint(error: BaseException) -> str:
+    if no_ranges(error):
+        return "; its server answers no ranges, which Parquet and files in parts need: download it"
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return "; free some space or choose another storage location"

@@ -18,16 +18,16 @@ from pyarrow.csv import ParseOptions, ReadOptions
 from pyarrow.fs import PyFileSystem
 from pyarrow.json import ReadOptions as JsonReadOptions
 
-from ..core.errors import ConfigurationError, HeadraceError
+from ..core.errors import ConfigurationError, HeadraceError, StorageError
 from ..core.interfaces import Origin
 from .cutting import Span, SpanFile, csv_spans, line_spans
 from .decoding import decoded, is_large, windows
 from .jsonlines import rows_of
 from .nodedata import PartPiece
 from .pieces import Piece, Scan, scan_table
-from .retrying import as_storage_error, retrying
+from .retrying import as_storage_error, no_ranges, retrying
 from .scanhandler import NOT_PYARROWS, HeldHandler, LinesHandler
-from .sources import COMPRESSED, Source, decompressed, ending_of, fetch
+from .sources import COMPRESSED, Source, decompressed, ending_of
 from .unifying import check_fits
 
 TEXT_SCHEMA = pa.schema([("text", pa.string())])
@@ -121,7 +121,7 @@ class FilePiece:
         compressed = ending_of(self.path) in NOT_PYARROWS
         by_us = self.span is not None or not self.source.local or compressed
         if held and self._is_small_and_remote and not compressed:
-            filesystem = PyFileSystem(held_handler(self.source.filesystem))
+            filesystem = PyFileSystem(held_handler(self.source))
         elif self.format in ("csv", "jsonl") and by_us:
             filesystem = PyFileSystem(lines_handler(self.source, self.span))
         else:
@@ -229,6 +229,8 @@ class FilePiece:
     # --------------------------------------------------------------------------------- rows
 
     def batches(self, scan: Scan) -> Iterator[Any]:
+        if self.groups is not None or self.span is not None:
+            self._check_unchanged()
         if self.format == "files":
             yield from scan_table(self._file_row(scan), scan)
             return
@@ -249,6 +251,21 @@ class FilePiece:
                     raise
             else:
                 return
+
+    def _check_unchanged(self) -> None:
+        """Raises `StorageError` where the rows of a part need not be where they were any more."""
+        files = self.source.filesystem
+        info = retrying(lambda: files.info(self.path), operation="read", url=self.name)
+        size, stamp, _ = self.source.state_of(self.path, info)
+        on_the_web = self.source.location.scheme in (
+            "http",
+            "https",
+        )  # whose mirrors' tags may differ
+        if size != self.size or (stamp != self.stamp and not on_the_web):
+            raise StorageError(
+                f"{self.name} has changed since it was listed, so a part of it cannot be told any more: "
+                "open the dataset again (a resumed run does)"
+            )
 
     def _behind(self, done: int, scan: Scan, block: int) -> Iterator[Any]:
         """The rows behind some that were read already, with shorter blocks."""
@@ -291,7 +308,7 @@ class FilePiece:
         """A raw file as one row; its bytes are read only where they are wanted."""
         content: bytes | None = None
         if scan.columns is None or "content" in scan.columns or scan.filter is not None:
-            content = retrying(self._fetched, operation="read", url=self.name)
+            content = self._fetched()
         row = {
             "path": self.name,
             "size": self.size,
@@ -303,9 +320,11 @@ class FilePiece:
         return pa.table(columns, schema=FILES_SCHEMA)
 
     def _fetched(self) -> bytes:
+        if self._is_small_and_remote:
+            return self.source.fetch(self.path)
         system = self.source.filesystem
-        small = self._is_small_and_remote
-        return fetch(system, self.path) if small else system.cat_file(self.path)
+        whole = partial(system.cat_file, self.path)
+        return cast(bytes, retrying(whole, operation="read", url=self.name))
 
     def _texts(self) -> Iterator[Any]:
         """Lines without their ends, as UTF-8; what is not UTF-8 is replaced."""
@@ -333,10 +352,12 @@ class FilePiece:
         """Errors of readers and file systems, named by the file."""
         try:
             return call()
-        except HeadraceError:
+        except (HeadraceError, MemoryError):
             raise
         except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             told = str(error).splitlines()[0]
+            if no_ranges(error):
+                raise as_storage_error(error, "read", self.name) from error
             if "straddl" in told:  # what pyarrow says of no other fault
                 raise LongLineError(
                     f"{self.name} cannot be read as {self.format}: a line has more than {_BLOCKS[-1]} bytes"
@@ -348,7 +369,7 @@ class FilePiece:
             raise ConfigurationError(
                 f"{self.name} cannot be read as {self.format}: {told}"
             ) from error
-        except OSError as error:
+        except Exception as error:  # what is below fsspec has no common class: aiohttp's, say
             raise as_storage_error(error, "read", self.name) from error
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from ..core import forks
 from .filesystems import open_filesystem, reveal
 from .locations import LOCAL, MEMORY, Location, without_secrets
+from .objects import modified_time
+from .retrying import retrying
 
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
 """Endings of compressed files of lines, and what pyarrow calls it, which knows all but the last."""
@@ -67,8 +71,10 @@ class Source:
 
             handler = WholeHandler
         else:
-            handler = fs.FSSpecHandler
-        return fs.PyFileSystem(handler(self.filesystem))
+            from .scanhandler import OpenedHandler
+
+            handler = OpenedHandler
+        return fs.PyFileSystem(handler(self))
 
     def open_lines(self, path: str) -> Any:
         """A file that is read from its begin to its end, or from somewhere on: fetched ahead."""
@@ -76,7 +82,38 @@ class Source:
             return open(path, "rb")
         if self.location.scheme == MEMORY:  # whose file object all who open it share
             return io.BytesIO(self.filesystem.cat_file(path))
-        return self.filesystem.open(path, "rb", cache_type="readahead", block_size=_AHEAD)
+        return self.open(path, cache_type="readahead", block_size=_AHEAD)
+
+    def open(self, path: str, **how: Any) -> Any:
+        """A file for random access, by fsspec; a server that is busy is asked again, for each range, too."""
+        opening = partial(self.filesystem.open, path, "rb", **how)
+        file = retrying(opening, operation="read", url=self.show(path))
+        cache = getattr(file, "cache", None)
+        if cache is not None:
+            cache.fetcher = partial(self._asked_again, path, cache.fetcher)
+        return file
+
+    def _asked_again(self, path: str, fetcher: Any, *range: int) -> Any:
+        return retrying(partial(fetcher, *range), operation="read", url=self.show(path))
+
+    def fetch(self, path: str) -> bytes:
+        """A file's bytes, by one request: s3fs would ask for the size first, to fetch parts side by side.
+
+        A server that is busy is asked again.
+        """
+        files = self.filesystem
+        alone = {"max_concurrency": 1} if hasattr(files, "max_concurrency") else {}
+        fetching = partial(files.cat_file, path, **alone)
+        return retrying(fetching, operation="read", url=self.show(path))
+
+    def state_of(self, path: str, info: Mapping[str, Any]) -> tuple[int, str, float]:
+        """Of a file, as the file system describes it: size, what changes with it, modification time."""
+        modified = modified_time(info)
+        if self.local:
+            modified, stamp = _local_times(path, info)
+        else:
+            stamp = str(info.get("ETag") or info.get("etag") or f"{modified:.6f}").strip('"')
+        return int(info.get("size") or 0), stamp, modified
 
     def show(self, path: str) -> str:
         """A path of this file system as a URL without secrets."""
@@ -85,6 +122,19 @@ class Source:
         return without_secrets(
             path if "://" in path else f"{self.location.scheme}://{path.lstrip('/')}"
         )
+
+
+def _local_times(name: str, info: Mapping[str, Any]) -> tuple[float, str]:
+    """Modification time of a local file, and what changes with the file.
+
+    Who replaces a file may give it the old one's time of modification (``cp -p``, ``rsync -t``), but not
+    its time of change (of creation, where that is what the platform tells). fsspec tells a link's own.
+    """
+    modified, changed = float(info["mtime"]), float(info["created"])
+    if info["islink"]:
+        status = os.stat(name)
+        modified, changed = status.st_mtime, status.st_ctime
+    return modified, f"{modified:.6f}-{changed:.6f}"
 
 
 def decompressed(file: Any, path: str) -> Any:
@@ -104,9 +154,3 @@ def decompressed(file: Any, path: str) -> Any:
 def ending_of(path: str) -> str:
     """The last ending of a name, in small letters."""
     return posixpath.splitext(path)[1].lower()
-
-
-def fetch(filesystem: Any, path: str) -> bytes:
-    """A file's bytes, by one request: s3fs would ask for the size first, to fetch parts side by side."""
-    alone = {"max_concurrency": 1} if hasattr(filesystem, "max_concurrency") else {}
-    return filesystem.cat_file(path, **alone)

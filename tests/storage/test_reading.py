@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from servers.object_store import ObjectStore
 from storage.batches import commit
 
-from headrace.core.errors import ConfigurationError, HeadraceError, NotFoundError
+from headrace.core.errors import ConfigurationError, HeadraceError, NotFoundError, StorageError
 from headrace.storage import decoding, reading, scanning
 from headrace.storage.cutting import SpanFile, csv_spans, line_spans
 from headrace.storage.datasets import Dataset, open_dataset
@@ -198,13 +198,57 @@ def test_text_of_long_lines_comes_some_at_a_time(tmp_path: Path):
     assert max(sizes) < 3 << 20
 
 
+def test_a_part_of_a_file_that_has_changed_is_an_error_and_not_other_rows(store: ArrowStore):
+    run = store.run("input")
+
+    def write(first: int) -> None:
+        rows = [{"n": first + n} for n in range(500)]
+        lines = "".join(f"{row['n']}\n" for row in rows)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=100)
+        run.write("p/x.parquet", sink.getvalue().to_pybytes())
+        run.write("j/x.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        run.write("c/x.csv", f"n\n{lines}".encode())
+        run.write("t/x.txt", lines.encode())
+
+    write(1000)
+    opened = [open_dataset(f"{run.url}/{name}", None, store.storage_options) for name in "pjct"]
+    parts = [dataset.partitions(bytes=800)[2] for dataset in opened]
+    write(2000)  # as long
+    for part in parts:
+        with pytest.raises(
+            StorageError, match=r"changed since it was listed.*open the dataset again"
+        ):
+            part.to_table()
+    for dataset in opened:  # nothing of what it is now is left out
+        assert dataset.num_rows == dataset.to_table().num_rows == 500
+
+
 # -------------------------------------------------------------------------------------------- http
 
 
 class Ranged(SimpleHTTPRequestHandler):
-    """Files of a folder, whole or in ranges, where the path asks for no others."""
+    """Files of a folder, whole or in ranges, where the path asks for no others.
+
+    Of ``/busy`` every other request is refused.
+    """
+
+    asked = 0
+
+    def do_HEAD(self) -> None:
+        if not self._is_busy():
+            super().do_HEAD()
+
+    def _is_busy(self) -> bool:
+        Ranged.asked += 1
+        busy = self.path.startswith("/busy") and Ranged.asked % 2 == 1
+        if busy:
+            self.send_error(503)
+        return busy
 
     def do_GET(self) -> None:
+        if self._is_busy():
+            return
         asked = self.headers.get("Range")
         file = Path(self.translate_path(self.path))
         if asked is None or not file.is_file() or self.path.startswith("/whole"):
@@ -258,6 +302,30 @@ def test_files_on_the_web(tmp_path: Path, web: str):
     assert whole.num_rows == 20_000
     with pytest.raises(NotFoundError, match=r"nothing\.csv"):
         open_dataset(f"{web}/nothing.csv")
+    with pytest.raises(StorageError, match=r"whole/x\.jsonl.*answers no ranges"):
+        whole.partitions(bytes="100kB")
+
+
+def test_a_busy_server_of_the_web_is_asked_again(tmp_path: Path, web: str):
+    """fsspec calls what it refuses a file that is not there, or raises aiohttp's errors."""
+    (tmp_path / "busy").mkdir()
+    lines = "".join(json.dumps({"n": n}) + "\n" for n in range(20_000))
+    (tmp_path / "busy" / "x.jsonl").write_text(lines)
+    pq.write_table(pa.table({"n": range(300)}), tmp_path / "busy" / "x.parquet", row_group_size=100)
+    for name, count, rows in (("x.jsonl", 3, 20_000), ("x.parquet", 3, 300)):
+        dataset = open_dataset(f"{web}/busy/{name}")
+        size = "100kB" if name == "x.jsonl" else 1000
+        assert rows_of(dataset, bytes=size) == (count, [{"n": n} for n in range(rows)])
+        assert dataset.to_table().num_rows == rows
+
+
+def test_what_a_server_of_the_web_refuses_for_good_is_told_without_the_query(
+    web: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Ranged, "_is_busy", lambda self: self.send_error(401) or True)
+    with pytest.raises(StorageError, match=r"/x\.csv: ClientResponseError: 401") as told:
+        open_dataset(f"{web}/x.csv?key=hush")
+    assert "hush" not in str(told.value)
 
 
 # ------------------------------------------------------------------------------ filters, statistics
