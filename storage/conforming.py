@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..core.errors import UnstorableError
+from .forms import is_pickled
 
 
 def conform_rows(table: Any, schema: Any) -> Any:
@@ -25,6 +26,12 @@ def conform(table: Any, schema: Any) -> Any:
     UnstorableError
         A column is missing, is not in the schema, or does not cast: names the first such column.
     """
+    for field in table.schema:
+        if is_pickled(field) and field.name in schema.names:
+            raise UnstorableError(
+                f"column {field.name!r} has values of several types, or such as Arrow has no type for, and "
+                f"the task's schema says {schema.field(field.name).type}: return values of that type"
+            )
     if table.schema.equals(schema, check_metadata=False):
         return table
     names = set(table.column_names)
@@ -38,10 +45,10 @@ def conform(table: Any, schema: Any) -> Any:
     for field in schema:
         column = table.column(field.name)
         try:
-            column = column if column.type == field.type else column.cast(field.type, safe=True)
+            column = column if column.type == field.type else _cast(column, field.type)
         except pa.ArrowException as error:
             raise UnstorableError(
-                f"column {field.name!r} is {table.schema.field(field.name).type}, and the task's "
+                f"column {field.name!r} is {column.type}, and the task's "
                 f"schema says {field.type}: {error}"
             ) from error
         if column.null_count and not field.nullable:
@@ -50,3 +57,30 @@ def conform(table: Any, schema: Any) -> Any:
             )
         columns.append(column)
     return pa.table(columns, schema=schema)
+
+
+def _cast(column: Any, kind: Any) -> Any:
+    """The column in another type; where Arrow would drop a part of its values, `pyarrow.ArrowInvalid`."""
+    name = _left_out(column.type, kind)
+    if name is not None:
+        raise pa.ArrowInvalid(f"its field {name!r} would be lost")
+    cast = column.cast(kind, safe=True)
+    truncates = pa.types.is_boolean(kind) or pa.types.is_date(kind)
+    if truncates and not pa.types.is_string(column.type) and cast.cast(column.type) != column:
+        raise pa.ArrowInvalid("a part of its values would be lost")
+    return cast
+
+
+def _left_out(kind: Any, wanted: Any) -> str | None:
+    """A field of a struct, at any depth, that the other type has not."""
+    if pa.types.is_struct(kind) and pa.types.is_struct(wanted):
+        names = [field.name for field in wanted]
+        for field in kind:
+            if field.name not in names:
+                return str(field.name)
+        pairs = [(field.type, wanted.field(field.name).type) for field in kind]
+    else:
+        depth = min(kind.num_fields, wanted.num_fields)
+        pairs = [(kind.field(n).type, wanted.field(n).type) for n in range(depth)]
+    found = (_left_out(own, other) for own, other in pairs)
+    return next((name for name in found if name is not None), None)

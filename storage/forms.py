@@ -53,6 +53,11 @@ class Form:
         )
 
 
+def is_pickled(field: Any) -> bool:
+    """Whether a field is marked as one of pickles."""
+    return (field.metadata or {}).get(EXTENSION_KEY) == PICKLE_NAME
+
+
 NULL = Form(pa.null(), raw=True)
 PICKLED = Form(pa.binary(), PICKLE, raw=True)
 BIG_PICKLED = Form(pa.large_binary(), PICKLE, raw=True)

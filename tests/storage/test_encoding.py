@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -317,6 +318,33 @@ def test_a_stated_schema_is_a_contract(local_run: ArrowRunStore):
     assert others == [{"b": "x"}, [{"b": "y", "a": 3}], [], None]
     rows = local_run.dataset(manifest).to_table()
     assert (rows.schema, rows["a"].to_pylist()) == (schema, [1, None, 3])
+
+
+def test_what_a_stated_schema_would_change_is_an_error_and_not_another_value(
+    local_run: ArrowRunStore,
+):
+    def stated(kind: Any, value: Any) -> Any:
+        schema = pa.schema([("a", kind)])
+        spec = dataclasses.replace(SPEC, schema=schema.serialize().to_pybytes())
+        one = encoder(local_run, spec=spec)
+        one.add(0, value, 1, 2)
+        manifest = Manifest(0, "k", one.flush(), 1, schema=spec.schema)
+        return local_run.dataset(manifest).to_table()["a"].to_pylist()
+
+    noon, both = datetime(2026, 1, 1, 12), pa.list_(pa.struct([("x", pa.int8())]))
+    for kind, value, why in [
+        (pa.binary(), [{"a": b"x"}, {"a": 3}], "several types"),  # in the column they are pickles
+        (pa.binary(), ({"a": a} for a in (b"x", 3)), "several types"),
+        (pa.binary(), {"a": {1, 2}}, "no type for"),
+        (pa.bool_(), {"a": 5}, "would be lost"),
+        (pa.date32(), {"a": noon}, "would be lost"),
+        (both, pa.table({"a": [[{"x": 1, "y": 2}]]}), "field 'y' would be lost"),
+    ]:
+        with pytest.raises(UnstorableError, match=why):
+            stated(kind, value)
+    assert stated(pa.bool_(), {"a": 1}) == [True]
+    assert stated(pa.date32(), {"a": datetime(2026, 1, 1)}) == [date(2026, 1, 1)]
+    assert stated(both, {"a": [{"x": 1}]}) == [[{"x": 1}]]
 
 
 def test_none_is_no_row_where_a_schema_is_stated(local_run: ArrowRunStore):
