@@ -268,6 +268,12 @@ class Scribe(threading.Thread):
             else:
                 self.seq += 1
                 self.sending = []
+        if last and self.sending:
+            _log.warning(
+                "history lacks the end of run %s, whose storage has it: when history can be written again, "
+                "`headrace resume %s` brings it up to date, and runs nothing that is done",
+                *(self.run_id, self.run_id),
+            )
 
     def _write_given(self) -> None:
         """Write what failed items were given; where that fails they cannot be replayed, no more."""

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from headrace.core import scribe as module
-from headrace.core.errors import StorageError, TakenOverError
-from headrace.core.interfaces import Journal, RunRecord
+from headrace.core.errors import HistoryError, StorageError, TakenOverError
+from headrace.core.interfaces import Journal, LogRecord, RunRecord
 from headrace.core.scribe import Scribe
 from headrace.history.sql import SqlHistory
 from headrace.storage.store import ArrowStore
@@ -119,6 +119,22 @@ def test_a_run_that_is_another_driver_s_is_lost_for_good(pen: Pen) -> None:
         assert [type(each) for each in pen.troubles] == [TakenOverError]
     other.append([{"type": "told", "number": 4}])
     assert pen.written() == [1, 4]
+
+
+def test_a_history_that_stays_away_is_told_at_the_end(
+    pen: Pen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise HistoryError("the server is away")
+
+    monkeypatch.setattr(module, "_LAST_ATTEMPTS", 1)
+    monkeypatch.setattr(pen.history, "append", away)
+    now = datetime.now(UTC)
+    pen.scribe.note(LogRecord(pen.scribe.run_id, 0, 0, now, 20, "", "a line"))
+    pen.scribe.close()
+    first, second = caplog.messages
+    assert "is not written: the server is away" in first
+    assert f"`headrace resume {pen.scribe.run_id}`" in second
 
 
 def test_nobody_waits_for_a_scribe_that_has_ended(pen: Pen) -> None:
