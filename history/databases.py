@@ -139,10 +139,16 @@ class Database:
 
 REMEDIES = (
     ("not a database", "Give the path of a history, or of a file that does not exist yet."),
-    ("readonly", "Give a path that can be written (setting history_url)."),
-    ("unable to open", "Give a path whose folder can be written (setting history_url)."),
+    ("readonly", "Give a path that can be written (setting history, HEADRACE_HISTORY)."),
+    (
+        "unable to open",
+        "Give a path whose folder can be written (setting history, HEADRACE_HISTORY).",
+    ),
     ("locked", "Another process holds it; see which one, and try again."),
-    ("disk is full", "Make room, or give a path on another disk (setting history_url)."),
+    (
+        "disk is full",
+        "Make room, or give a path on another disk (setting history, HEADRACE_HISTORY).",
+    ),
     ("malformed", "The file is damaged: restore it from a copy, or move it away."),
     ("no such table", "Open it anew: its tables are made on opening."),
     ("already exists", "Give headrace a database or a search_path of its own."),
@@ -162,7 +168,7 @@ def _make_folder(path: Path, name: str) -> None:
     except OSError as error:
         raise HistoryError(
             f"history {name} cannot be made: folder {path.parent} cannot be made"
-            f" ({error.strerror}). Give a path that can be written (setting history_url)."
+            f" ({error.strerror}). Give a path that can be written (setting history, HEADRACE_HISTORY)."
         ) from error
     if path.is_dir():
         raise HistoryError(f"history {name} is a folder. Give the path of a file in it.")

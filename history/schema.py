@@ -48,7 +48,7 @@ def ensure(database: Database) -> None:
             raise HistoryError(
                 f"history {database.name} has tables of version {found}, written by a newer"
                 f" headrace; this one knows versions up to {VERSIONS[-1]}."
-                " Upgrade headrace, or use another history (setting history_url)."
+                " Upgrade headrace, or use another history (setting history, HEADRACE_HISTORY)."
             )
         upgrade(connection)
 

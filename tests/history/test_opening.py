@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy import text
 
 import headrace
 from headrace.core.errors import ConfigurationError, HistoryError, MissingExtraError
+from headrace.core.settings import Settings
 from headrace.history import schema
 from headrace.history.addresses import parse, public
 from headrace.history.databases import Database
@@ -188,14 +190,16 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(HistoryError, match=r"file/sub.*history_url"):
+    with pytest.raises(HistoryError, match=r"file/sub.*HEADRACE_HISTORY\)"):
         SqlHistory(tmp_path / "file" / "sub" / "history.db")
 
 
 def test_a_folder_that_cannot_be_written_is_named() -> None:
     # Not even root can make a file in /proc.
-    with pytest.raises(HistoryError, match=r"/proc/history\.db.*unable to open.*history_url"):
+    with pytest.raises(HistoryError, match=r"/proc/history\.db.*unable to open") as told:
         SqlHistory("/proc/history.db")
+    named = re.findall(r"HEADRACE_(\w+)", str(told.value))
+    assert [name.lower() in Settings.model_fields for name in named] == [True]
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
