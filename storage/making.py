@@ -64,7 +64,7 @@ class Input:
         self.after = unmapped(future)
         """Argument of the tasks that read it: it is dropped when they are through, if it may be."""
         self.scan = dataset.scan()
-        refuse_bare_rows(operation, self.pieces, self.scan)
+        check_written(operation, self.pieces, self.scan)
         self.schema = plain_schema(self.scan.result)
         self.bytes = sum(piece.bytes for piece in self.pieces)
 
@@ -114,14 +114,20 @@ def _listed(built: Any) -> list[Any]:
     return cast("list[Any]", built) if isinstance(built, list) else [built]
 
 
-def refuse_bare_rows(what: str, pieces: Sequence[Piece], scan: Scan) -> None:
-    """Files and tables without columns cannot tell how many rows they have.
+def check_written(what: str, pieces: Sequence[Piece], scan: Scan) -> None:
+    """Files of these columns can be read again: without columns they would not tell how many rows they have.
 
     Raises
     ------
     ConfigurationError
-        There are rows, and no columns.
+        There are rows, and no columns, or two columns of a name.
     """
+    names = scan.result.names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"{what}() of several columns {twice!r} would make files that nobody can read: select each once"
+        )
     if not scan.result.names and any(piece.count() for piece in pieces):
         raise ConfigurationError(
             f"{what}() of rows without columns would lose them: select at least one column"

@@ -19,7 +19,7 @@ from .exchange import ByContent
 from .grouping import groups_of
 from .increments import Plan, planned, sources_of
 from .locations import MEMORY, parse_location
-from .making import Input, in_a_flow, refuse_bare_rows
+from .making import Input, check_written, in_a_flow
 from .operating import PARTITION_BYTES
 from .shares import Share, plain_schema, with_places
 from .splitting import by_bytes, by_rows
@@ -75,7 +75,7 @@ def _schema_of(dataset: Dataset, format: str, partition_by: Sequence[str]) -> An
 
 
 def _write_here(dataset: Dataset, target: Target) -> None:
-    refuse_bare_rows("write", dataset.pieces, dataset.scan())
+    check_written("write", dataset.pieces, dataset.scan())
     kept = target.begin()
     if kept is None:
         return

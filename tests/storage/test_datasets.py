@@ -643,13 +643,18 @@ def test_rows_that_others_have_written_meanwhile_are_not_lost(tmp_path: Path, mo
     assert open_dataset(tmp_path).num_rows == (80 if mode == "append" else 40)
 
 
-def test_rows_without_columns_are_counted_and_not_written(tmp_path: Path):
+def test_rows_without_columns_or_with_two_of_a_name_are_counted_and_not_written(tmp_path: Path):
     pq.write_table(pa.table({"n": range(10)}), tmp_path / "in.parquet")
     bare = open_dataset(tmp_path / "in.parquet").select([])
     assert bare.num_rows == bare.to_table().num_rows == bare.to_pandas().shape[0] == 10
     assert [part.to_table().num_rows for part in bare.partitions()] == [10]
     with pytest.raises(ConfigurationError, match="rows without columns"):
         bare.write(tmp_path / "out")
+    twice = open_dataset(tmp_path / "in.parquet").select(["n", "n"])
+    for odd in (lambda: twice.write(tmp_path, mode="overwrite"), twice.distinct):
+        with pytest.raises(ConfigurationError, match=r"several columns .n. .*select each once"):
+            odd()
+    assert open_dataset(tmp_path).num_rows == 10
     empty = dataset_of_table(pa.table({"x": pa.array([{}], pa.struct([]))}))
     with pytest.raises(ConfigurationError, match="format='arrow'"):
         empty.write(tmp_path / "out")
