@@ -240,10 +240,14 @@ class LocalObjects:
         except OSError as error:
             raise as_storage_error(error, "list", self.root) from error
 
-    def remove_tree(self) -> None:
-        """Remove the root and all below it, temporary files included."""
+    def forget(self) -> None:
+        """From now on the root may be made anew: others may have removed it."""
         with _seen_lock:
             _seen.discard(self.root)
+
+    def remove_tree(self) -> None:
+        """Remove the root and all below it, temporary files included."""
+        self.forget()
         try:
             shutil.rmtree(self.root)
         except FileNotFoundError:

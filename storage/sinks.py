@@ -225,6 +225,9 @@ class DatasetWriter:
     def discard(self) -> None:
         """Close what is open; the files that were finished stay."""
         for file in self._open.values():
+            if file.writer is not None:  # one that is left open complains when it is collected
+                with contextlib.suppress(pa.ArrowException, OSError):
+                    file.writer.close()
             if file.sink is not None:
                 file.sink.close()
             if os.path.exists(file.file):

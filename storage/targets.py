@@ -99,8 +99,12 @@ class Target:
 
     def writer(self, origins: Sequence[Origin], first_name: str = "part") -> DatasetWriter:
         """A writer of some of the rows, which are from these files; several may write at a time."""
+        staging = self.staging
+        forget = getattr(staging, "forget", None)
+        if forget is not None:  # before a resume another write may have removed what was staged
+            forget()
         return DatasetWriter(
-            self.staging,
+            staging,
             self.schema,
             self.format,
             self.partition_by,

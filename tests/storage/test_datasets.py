@@ -1,9 +1,11 @@
 """Datasets: ordered and lazy, in partitions, written whole, from files of every format and scheme."""
 
+import gc
 import json
 import os
 import pickle
 import resource
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,11 +35,13 @@ from headrace.storage.datasets import (
     open_dataset,
     parse_bytes,
 )
+from headrace.storage.locations import parse_location
 from headrace.storage.opening import MANIFEST
+from headrace.storage.partitions import ROW_GROUP_ROWS
 from headrace.storage.shares import shares_of
 from headrace.storage.sinks import DatasetWriter
 from headrace.storage.store import ArrowRunStore, ArrowStore
-from headrace.storage.targets import STAGING
+from headrace.storage.targets import STAGING, Target
 
 ROWS = [{"a": i, "b": "x" * (i % 5)} if i % 3 else {"b": None, "c": i / 2} for i in range(40)]
 TABLE = pa.table(
@@ -695,6 +699,24 @@ def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path, where: str):
     assert open_dataset(target).to_table().equals(TABLE)
     assert dataset_of_table(TABLE).write(target, mode="overwrite").to_table().equals(TABLE)
     assert not (target / STAGING).exists()
+
+
+def test_a_write_that_is_broken_off_in_a_file_leaves_nothing_that_complains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As Ctrl-C in a notebook does; pyarrow's writers close themselves when they are collected."""
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    target = Target(
+        *(parse_location(tmp_path), {}, TABLE.schema, "parquet", (), "error", None, 10**9, "w")
+    )
+    writer = target.writer(())
+    writer.write(TABLE.take(pa.array([0] * ROW_GROUP_ROWS)))
+    writer.discard()
+    del writer
+    gc.collect()
+    assert complaints == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_reader_sees_the_old_dataset_until_the_manifest_is_there(

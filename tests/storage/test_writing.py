@@ -283,6 +283,32 @@ def test_a_commit_that_ends_early_shows_the_old_rows_and_is_done_again(
     assert len(visible(target)) == 11
 
 
+def test_a_write_is_resumed_after_another_one_has_removed_what_it_had_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = tmp_path / "out"
+    original = LocalObjects.write_file
+
+    def fails_once(self: LocalObjects, path: str, source: str) -> None:
+        original(self, path, source)
+        if path.endswith(".staged"):
+            monkeypatch.undo()
+            raise StorageError("the disk is gone")
+
+    @flow(executor="inline")
+    def job(count: int) -> int:
+        made = part.map(range(0, count, 100)).dataset()
+        return made.write(target, mode="overwrite").num_rows
+
+    monkeypatch.setattr(LocalObjects, "write_file", fails_once)
+    run = job.start(1000)
+    with pytest.raises(StorageError, match="disk is gone"):
+        run.result()
+    assert job(200) == 200
+    assert run.resume().result() == 1000
+    assert open_dataset(target).to_table().equals(TABLE)
+
+
 def test_readers_see_the_old_or_the_new_rows(tmp_path: Path):
     target = tmp_path / "out"
     done = threading.Event()
