@@ -21,6 +21,13 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """The input may be slow: if it is, answer with what is pulled by now; the pull goes on."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Hand this batch to the pool."""
 
@@ -94,5 +101,14 @@ class NodeEnded:
 
 
 Command: TypeAlias = (
-    Feed | Submit | Ask | Committed | ItemEvent | WithoutValue | BatchEnded | Dropped | NodeEnded
+    Feed
+    | HandOver
+    | Submit
+    | Ask
+    | Committed
+    | ItemEvent
+    | WithoutValue
+    | BatchEnded
+    | Dropped
+    | NodeEnded
 )

@@ -30,6 +30,7 @@ from .commands import (
     Committed,
     Dropped,
     Feed,
+    HandOver,
     ItemEvent,
     NodeEnded,
     Submit,
@@ -471,7 +472,12 @@ class Engine:
         fed = 0
 
         def answer(
-            columns: list[list[Any]], size: int, ended: bool, error: BaseException | None
+            columns: list[list[Any]],
+            size: int,
+            ended: bool,
+            error: BaseException | None,
+            *,
+            more: bool,
         ) -> None:
             nonlocal fed
             known: Callable[[int], list[Receipt]] = lambda _first: []  # noqa: E731
@@ -488,7 +494,7 @@ class Engine:
             except Exception as broken:  # noqa: BLE001 - the user's key function may raise anything
                 told = MappingError(f"{node.key}: key= raised {type(broken).__name__}: {broken}")
                 told.__cause__ = broken
-                columns, ended, error = [], True, told
+                columns, ended, error, more = [], True, told, False
             else:
                 known = lambda first: [  # noqa: E731
                     *self._known(node, ids, first),
@@ -496,7 +502,14 @@ class Engine:
                 ]
             self._put(
                 lambda now: self.machine.fed(
-                    node, columns, size, exhausted=ended, error=error, now=now, known=known
+                    node,
+                    columns,
+                    size,
+                    exhausted=ended,
+                    error=error,
+                    now=now,
+                    more=more,
+                    known=known,
                 )
             )
 
@@ -869,9 +882,8 @@ class Engine:
             match command:
                 case Submit(flight):
                     todo.extend(self._submit(flight))
-                case Feed(node, items, size):
-                    most = _PULL_KNOWN if self.earlier and node.key in self.earlier else 0
-                    self.feeders[node].pull(max(self.caching.pull(node, items), most), size)
+                case Feed() | HandOver():
+                    self._feed(command)
                 case Ask(flight, request, grace):
                     self._ask(flight, request, grace)
                 case Committed(node, receipt, fresh):
@@ -892,6 +904,14 @@ class Engine:
                 case NodeEnded(node):
                     self._node_ended(node)
         self.keeper.keep(failed)
+
+    def _feed(self, command: Feed | HandOver) -> None:
+        node = command.node
+        if isinstance(command, HandOver):
+            self.feeders[node].hand_over()
+            return
+        most = _PULL_KNOWN if self.earlier and node.key in self.earlier else 0
+        self.feeders[node].pull(max(self.caching.pull(node, command.items), most), command.bytes)
 
     def _submit(self, flight: Flight) -> list[Command]:
         now = time.time()

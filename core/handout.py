@@ -47,7 +47,7 @@ class HandOut(Endings):
             if node.ended or node.exhausted:
                 del self.feedable[node]
             else:
-                self._feed(node)
+                self._feed(node, now)
 
     def _slots_of(self, node: Node) -> int:
         try:
@@ -256,7 +256,7 @@ class HandOut(Endings):
             and then.window is None
         )
 
-    def _feed(self, node: Node) -> None:
+    def _feed(self, node: Node, now: float) -> None:
         """Ask for more input while the window has room."""
         if node.feeding:
             return
@@ -273,4 +273,5 @@ class HandOut(Endings):
         if (room <= 0 or want <= waiting) and held:
             return
         node.feeding = True
+        node.asked = now
         self.out.append(Feed(node, max(1, want - waiting), max(room, 1)))

@@ -24,7 +24,7 @@ from math import inf
 from typing import Any
 
 from .columns import Chunk
-from .commands import Command
+from .commands import Command, HandOver
 from .interfaces import Failure, Positions, Receipt, Report
 from .items import ItemState, without
 from .nodes import Flight, Node
@@ -32,6 +32,8 @@ from .returns import Returns, Verdict
 
 HOLD_SECONDS = 0.02
 """A mapped node's first hand-out waits so long for a consumer to fuse with (or until the flow blocks)."""
+LATE_SECONDS = 0.1
+"""So often an input is looked at that is slow to yield, while nothing of its node is queued."""
 
 Waits = Mapping[int, Sequence[tuple[int, int | None]]]
 """Position -> what its arguments wait for."""
@@ -94,16 +96,18 @@ class Machine(Returns):
         exhausted: bool,
         error: BaseException | None,
         now: float,
+        more: bool = False,
         known: Callable[[int], Sequence[Receipt]] = lambda _first: (),
     ) -> list[Command]:
         """The feeder answers: columns of equal length, their bytes, and whether there is more.
 
+        ``more``: it was late, and this is what was there; what it was asked for is still to come.
         ``known`` gives what an earlier driver of the run has committed of the items from a position
         on, and of the same items further down the chain: that will not run again.
         """
-        node.feeding = False
+        node.feeding = more and not node.exhausted
         self.touch(node)
-        if node.stopped or node.ended:
+        if node.exhausted or node.stopped or node.ended:
             return self._done(now)
         count = len(columns[0]) if columns else 0
         if count:
@@ -242,6 +246,10 @@ class Machine(Returns):
             if ready.runs:
                 self.queue(node, chunk.only(ready))
         self.release([node for node in self.holding if node.hold_until <= now])
+        for node in self._starving():
+            if node.asked + LATE_SECONDS <= now:
+                node.asked = now
+                self.out.append(HandOver(node))
         self.hurry(now)
         return self._done(now)
 
@@ -249,7 +257,12 @@ class Machine(Returns):
         """When `tick` must be called at the latest."""
         times = [heap[0][0] for heap in (self.delays, self.waiting) if heap]
         times += [node.hold_until for node in self.holding]
+        times += [node.asked + LATE_SECONDS for node in self._starving()]
         return min(times, default=None)
+
+    def _starving(self) -> list[Node]:
+        """Nodes of which nothing can be handed out before their input yields more."""
+        return [node for node in self.feedable if node.feeding and not node.queued]
 
     def cancel(
         self, node: Node | None, position: int | None, reason: str, now: float

@@ -104,6 +104,8 @@ class Node:
     exhausted: bool = False
     opened: bool = False
     feeding: bool = False
+    asked: float = 0.0
+    """When inputs were asked for, or looked at, last."""
     flights: int = 0
     handed: int = 0
     """Items in the batches under way that begin with this node."""

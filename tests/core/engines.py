@@ -26,9 +26,11 @@ class Run:
     engine: Engine
 
     def map(self, fn: Callable[..., Any], source: Any, /, name: str = "x", **rest: Any) -> Any:
-        """Map over one parameter; ``rest`` are task options, or ``static``, ``window``."""
+        """Map over one parameter; ``rest`` are task options, or ``static``, ``window`` and the like."""
         call = {
-            k: rest.pop(k) for k in ("static", "window", "wait_for", "allow_failure") if k in rest
+            k: rest.pop(k)
+            for k in ("static", "window", "wait_for", "allow_failure", "key_fn")
+            if k in rest
         }
         static = call.pop("static", {})
         options = TaskOptions(name=fn.__name__, **rest)

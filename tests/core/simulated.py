@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headrace.core.columns import Chunk
@@ -269,10 +269,22 @@ class Simulation:
         count = min(size - first, self.rng.randint(0, feed.items), feed.items)
         self.fed[node.id] += count
         ended = self.fed[node.id] >= size
+        more = self.rng.random() < 0.3  # it was late, and handed over what was there
+        if more:
+            self.feeds.append(replace(feed, items=feed.items - count))
+            ended = False
         error = ValueError("iterable") if ended and spec.raises else None
         column = [(node.id, position) for position in range(first, first + count)]
         self.take(
-            self.machine.fed(node, [column], 16 * count, exhausted=ended, error=error, now=self.now)
+            self.machine.fed(
+                node,
+                [column],
+                16 * count,
+                exhausted=ended,
+                error=error,
+                now=self.now,
+                more=more,
+            )
         )
 
     def adopt_late(self) -> None:
@@ -292,7 +304,8 @@ class Simulation:
             match command:
                 case Submit(flight):
                     self.submit(flight)
-                case Feed():
+                case Feed(node):
+                    assert all(each.node is not node for each in self.feeds), "asked twice"
                     self.feeds.append(command)
                 case Ask(flight, request):
                     self.ask(flight, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from headrace.core.errors import (
     ExecutorError,
     HeadraceError,
     MapFailed,
+    MappingError,
     RunError,
     TaskCrashed,
     TaskTimeout,
@@ -326,6 +328,73 @@ def test_an_iterable_that_blocks_cannot_hold_up_a_cancel(threads: Run) -> None:
     future = threads.map(inc, stuck())
     threads.engine.cancel(future.node, reason="enough")
     assert threads.end(future).state == "Cancelled"
+    forever.set()
+
+
+def test_an_iterable_may_wait_for_what_became_of_its_items(run: Run) -> None:
+    def source() -> Iterator[int]:
+        value = 1
+        for position in range(4):
+            yield value
+            value = 10 * future[position].result(timeout=20)
+
+    future = run.map(inc, source())
+    assert run.engine.values(run.end(future)) == [2, 21, 211, 2111]
+
+
+def test_a_cancel_keeps_what_is_done_of_an_iterable_that_blocks(run: Run) -> None:
+    forever = threading.Event()
+
+    def stuck() -> Iterator[int]:
+        yield 1
+        forever.wait()
+        yield 2
+
+    future = run.map(inc, stuck())
+    assert future[0].result(timeout=20) == 2
+    run.engine.cancel(future.node, reason="enough")
+    assert run.end(future).state == "Cancelled"
+    with pytest.raises(Cancelled, match="item 1 was cancelled: enough"):
+        run.engine.values(future.node)
+    forever.set()
+
+
+def test_keys_of_what_a_slow_iterable_yields_are_made_in_the_flows_context(threads: Run) -> None:
+    variable = contextvars.ContextVar("variable", default="")
+    variable.set("the flow's")
+    forever, seen = threading.Event(), list[tuple[str, int]]()
+
+    def stuck() -> Iterator[int]:
+        yield 1
+        forever.wait()
+        yield 2
+
+    def key(x: int) -> int:
+        seen.append((variable.get(), threading.get_ident()))
+        if not forever.is_set():
+            return x
+        raise Picky("no key")
+
+    future = threads.map(inc, stuck(), key_fn=key)
+    assert future[0].result(timeout=20) == 2
+    forever.set()
+    assert threads.end(future).state == "Failed"
+    assert {where for where, _ in seen} == {"the flow's"}
+    assert threads.engine.thread.ident not in {thread for _, thread in seen}
+
+
+def test_a_key_that_cannot_be_made_fails_a_map_whose_iterable_blocks(threads: Run) -> None:
+    forever = threading.Event()
+
+    def stuck() -> Iterator[int]:
+        yield 1
+        forever.wait()
+        yield 2
+
+    future = threads.map(inc, stuck(), key_fn=lambda x: 1 // (x - 1))
+    assert threads.end(future).state == "Failed"
+    with pytest.raises(MappingError, match="key= raised ZeroDivisionError"):
+        threads.engine.values(future.node)
     forever.set()
 
 

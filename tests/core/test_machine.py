@@ -12,7 +12,7 @@ from core.simulated import Faults, NodeSpec, Script, Simulation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.core.commands import Ask, Command, Dropped, Submit
+from headrace.core.commands import Ask, Command, Dropped, Feed, HandOver, Submit
 from headrace.core.interfaces import (
     End,
     Failure,
@@ -25,7 +25,7 @@ from headrace.core.interfaces import (
     Resources,
 )
 from headrace.core.items import ItemState
-from headrace.core.machine import Machine
+from headrace.core.machine import LATE_SECONDS, Machine
 from headrace.core.nodes import Node, NodeOptions
 
 SETTINGS = settings(max_examples=100, deadline=None, print_blob=True)
@@ -408,6 +408,35 @@ def test_what_dies_of_memory_is_tried_again_alone(seed: int, slots: int, unmarke
     ).run()
     assert all(set(items) == {"COMPLETED"} for _state, items in run.states())
     assert not run.machine.lonely or not run.machine.flights
+
+
+def test_a_late_input_is_asked_for_what_is_there_while_nothing_is_queued() -> None:
+    machine = Machine(lambda _p, _n: 2, prefetch=lambda _p: 0)
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    (asked,) = machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    assert isinstance(asked, Feed) and machine.next_time() == LATE_SECONDS
+    assert machine.tick(LATE_SECONDS / 2) == []
+    assert machine.tick(LATE_SECONDS) == [HandOver(node)]
+    assert machine.next_time() == 2 * LATE_SECONDS
+    said = machine.fed(node, [[7]], 16, exhausted=False, error=None, now=1.0, more=True)
+    assert [type(command) for command in said] == [Submit] and node.feeding
+    assert machine.tick(1.0) == [HandOver(node)]
+    machine.fed(node, [[7] * 9], 144, exhausted=False, error=None, now=1.0, more=True)
+    assert node.queued and HandOver(node) not in machine.tick(9.0) and machine.next_time() is None
+
+
+def test_nothing_comes_behind_what_was_told_to_be_the_end_of_an_input() -> None:
+    """``key=`` raised for what was handed over, and the pull goes on."""
+    machine = Machine(lambda _p, _n: 2, prefetch=lambda _p: 0)
+    node = Node(0, "n", "t", NodeOptions(), single=False)
+    machine.add(node, None, 0.0)
+    machine.blocked(0.0)
+    machine.fed(node, [[7]], 16, exhausted=False, error=None, now=0.0, more=True)
+    machine.fed(node, [], 0, exhausted=True, error=ValueError("key"), now=0.0)
+    for more in (True, False):
+        machine.fed(node, [[8]], 16, exhausted=False, error=None, now=0.0, more=more)
+        assert (node.items.size, node.feeding, node.ended) == (1, False, False)
 
 
 def test_small_batches_are_not_queued_behind_each_other() -> None:
