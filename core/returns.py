@@ -329,7 +329,7 @@ class Returns(Stragglers):
         if end.outcome in (Outcome.DONE, Outcome.RECALLED) and end.seconds:
             first.sizer.measured(len(flight.chunk) - flight.returned, end.seconds)
             if flight.values == len(flight.chunk) * len(flight.nodes):  # else nobody knows
-                first.sizer.own = min(first.sizer.own, max(0.0, end.seconds - flight.busy))
+                first.sizer.beside(max(0.0, end.seconds - flight.busy))
         begun, suspects = self._begun(flight, end), Positions(())
         match end.outcome:
             case Outcome.DONE:

@@ -10,7 +10,7 @@ they did not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, inf, log
+from math import ceil, log
 
 AIM_SECONDS = 1.0
 """Work in one batch, once the task is measured; twice as much where batches take what is expected."""
@@ -69,8 +69,8 @@ class Sizer:
     items: float = 0.0
     largest: int = 0
     item_bytes: float = 0.0
-    own: float = inf
-    """Seconds that a batch takes beside its items, at least."""
+    own: float | None = None
+    """Seconds that a batch takes beside its items, at least; None: not known."""
     surprise: float = 1.0
     """How far the last batches were from what was expected of them, as a logarithm."""
 
@@ -88,6 +88,10 @@ class Sizer:
         self.seconds = self.seconds * kept + seconds
         self.items = self.items * kept + items
         self.largest = max(self.largest, items)
+
+    def beside(self, seconds: float) -> None:
+        """A batch took so many seconds beside its items."""
+        self.own = seconds if self.own is None else min(seconds, self.own)
 
     def weighed(self, items: int, size: int) -> None:
         """``items`` inputs took ``size`` bytes."""
@@ -128,8 +132,8 @@ class Sizer:
             size = max(1, int(aim / per_item))
             size = min(size, GROWTH * max(self.largest, 1))
             share = ceil(remaining / (caution * max(slots, 1)))
-            own = self.own if self.own < inf else 0.0
-            least = max(LEAST_SECONDS, LEAST_SHARE * own, slots / HAND_OUTS_PER_SECOND)
+            own = LEAST_SHARE * (self.own or 0.0)
+            least = max(LEAST_SECONDS, own, slots / HAND_OUTS_PER_SECOND)
             size = min(size, max(share, ceil(least / per_item)))
         if self.item_bytes:
             size = min(size, max(1, int(self.batch_bytes / self.item_bytes)))

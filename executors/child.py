@@ -114,10 +114,9 @@ class Child:
 
     def run(self) -> None:
         """Run batches until the input ends."""
-        signal.signal(
-            signal.SIGINT, lambda *_: None
-        )  # not SIG_IGN: the user's processes inherit it
-        signal.signal(signal.SIGTERM, self.on_sigterm)
+        # Not SIG_IGN, which the user's processes would inherit.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self.leave())
         signal.signal(signal.SIGURG, self.on_kill)
         forks.without_sigterm(_without_signals)
         threading.Thread(target=self.read, name="headrace-reader", daemon=True).start()
@@ -140,14 +139,6 @@ class Child:
         else:
             os.environ["PYTHONPATH"] = setup.python_path
         self.info = replace(self.info, node=setup.node)
-
-    def on_sigterm(self, number: int, _frame: Any) -> None:
-        """Leave; or end, in a fork of user code's that is told so before it is `_without_signals`."""
-        if os.getpid() == self.info.pid:
-            self.leave()
-        else:
-            _without_signals()
-            os.kill(os.getpid(), number)
 
     def on_kill(self, _signal: int, _frame: Any) -> None:
         """End the running item, if one runs: the body writes the mark in this same thread.

@@ -155,5 +155,5 @@ def _cast(column: Any, kind: Any) -> Any:
         return column.cast(kind)
     except (
         pa.ArrowIndexError
-    ):  # of codes below a null struct that no dictionary has: pyarrow looks at them
+    ):  # of codes without a value below a null struct, which pyarrow looks at
         return pa.array(column.to_pylist(), kind)

@@ -517,18 +517,24 @@ def test_a_tail_is_cut_no_finer_than_what_a_batch_takes_by_itself(
     assert size * node.sizer.per_item == pytest.approx(least, rel=0.01)
 
 
-def test_all_batches_that_hold_more_than_their_share_are_split_at_once() -> None:
-    slots = [3]
+def in_batches_of_eight(count: int) -> Machine:
+    """So many batches of one map are handed out, and by now there are four slots."""
+    slots = [count]
     machine = Machine(lambda _p, _n: slots[0], prefetch=lambda _p: 0)
     node = Node(0, "n", "t", NodeOptions(), single=False)
     for _ in range(30):
         node.sizer.measured(400, 1.0)  # 8 items take the least that is cut
     machine.add(node, None, 0.0)
     machine.blocked(0.0)
-    machine.fed(node, [list(range(24))], 384, exhausted=True, error=None, now=0.0)
+    machine.fed(node, [list(range(8 * count))], 128 * count, exhausted=True, error=None, now=0.0)
+    assert [len(flight.chunk) for flight in machine.flights.values()] == [8] * count
     slots[0] = 4
-    for number, flight in machine.flights.items():
-        assert len(flight.chunk) == 8
+    return machine
+
+
+def test_all_batches_that_hold_more_than_their_share_are_split_at_once() -> None:
+    machine = in_batches_of_eight(3)
+    for number in machine.flights:
         machine.report(Report("r", number, started=7 if number == 1 else 1), 0.0)
     asked = [each.flight.id for each in machine.tick(1.0) if isinstance(each, Ask)]
     assert asked == [0, 2]
@@ -536,18 +542,9 @@ def test_all_batches_that_hold_more_than_their_share_are_split_at_once() -> None
 
 def test_a_slow_batch_is_split_beside_one_that_has_not_begun() -> None:
     """Its worker may be long in coming, and holds much."""
-    slots = [2]
-    machine = Machine(lambda _p, _n: slots[0], prefetch=lambda _p: 0)
-    node = Node(0, "n", "t", NodeOptions(), single=False)
-    for _ in range(30):
-        node.sizer.measured(400, 1.0)  # 8 items take the least that is cut
-    machine.add(node, None, 0.0)
-    machine.blocked(0.0)
-    machine.fed(node, [list(range(16))], 256, exhausted=True, error=None, now=0.0)
-    slots[0] = 4
+    machine = in_batches_of_eight(2)
     machine.report(Report("r", 0, started=7), 0.0)
     asked = [each.flight.id for each in machine.tick(1.0) if isinstance(each, Ask)]
-    assert len(machine.flights[1].chunk) == 8
     assert asked == [0]
 
 
