@@ -259,7 +259,9 @@ class Dataset(Operations, Shown):
     def to_arrow_dataset(self) -> Any:
         """The rows as a `pyarrow.dataset.Dataset`.
 
-        It scans the files where they can be scanned as they are, else it holds the rows in memory.
+        It scans the files where they can be scanned as they are, else it holds the rows in memory:
+        JSON lines, for one, without a stated ``schema``, and what is filtered. Who scans CSV and JSON
+        lines so gets an error of pyarrow's at a line of more than 1 MB; `to_table` reads it.
         """
         from .scanning import arrow_dataset
         from .splitting import check_all

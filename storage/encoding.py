@@ -15,8 +15,7 @@ import pyarrow as pa
 from ..core.errors import UnstorableError
 from ..core.interfaces import Inputs, Part, Receipt
 from . import streams
-from .adapting import form_of_value
-from .conforming import conform, conform_rows
+from .conforming import Stated, conform, conform_rows
 from .drafts import (
     Columns,
     Draft,
@@ -47,7 +46,8 @@ from .receipts import receipt_from, with_lineage
 from .rowforms import freeze_rows, is_row
 from .tables import freeze_table
 
-_FIXED = frozenset({int, float, bool, type(None)})
+_NONE = frozenset({type(None)})
+_FIXED = _NONE | {int, float, bool}
 _TEXTS = frozenset({str, bytes})
 _IMMUTABLE = frozenset(SCALARS)
 
@@ -98,7 +98,10 @@ class ArrowEncoder:
         self._format = format
         self._remote = remote
         self._inline_bytes = inline_bytes
-        self._schema = schema
+        self._stated = None if schema is None else Stated(schema)
+        # What has no columns is refused, but for None, which has no rows.
+        self._fixed = _FIXED if schema is None else _NONE
+        self._texts = _TEXTS if schema is None else frozenset[type]()
         self._lock = threading.Lock()
         self._number = 0
         self._outbox: list[Draft] = []
@@ -125,11 +128,9 @@ class ArrowEncoder:
     def add(self, position: int, value: Any, started_ns: int, ended_ns: int) -> None:
         """Take a snapshot of a finished item's value. See `core.interfaces.Encoder.add`."""
         cls = type(value)
-        if self._schema is not None:
-            self._check(value)
-        if cls in _FIXED:
+        if cls in self._fixed:
             self._scalars.extend((position, started_ns, ended_ns, value))
-        elif cls in _TEXTS:
+        elif cls in self._texts:
             self._added += len(value)
             self._scalars.extend((position, started_ns, ended_ns, value))
         elif cls is dict:
@@ -142,6 +143,8 @@ class ArrowEncoder:
             if not shape.flat:
                 self._add_dict(position, value, started_ns, ended_ns)
                 return
+            if self._stated is not None:
+                self._stated.frozen(value)
             size = shape.bytes
             for i in shape.texts:
                 size += len(row[i])
@@ -200,7 +203,8 @@ class ArrowEncoder:
         if not is_row(value):
             self._add_value(position, value, start, end, as_pickle=True)
             return
-        frozen = [sketch(each) for each in value.values()]
+        stated = self._stated
+        frozen = list(map(sketch, value.values())) if stated is None else stated.frozen(value)
         forms = tuple(form for form, _ in frozen)
         row = tuple(payload for _, payload in frozen)
         self._added += 64 + sum(map(_size, row))
@@ -211,12 +215,15 @@ class ArrowEncoder:
         if type(value) is list and all(map(is_row, value)):
             frozen = freeze_rows(value)
             if frozen is not None:
+                if value and self._stated is not None:
+                    conform_rows(frozen.table(), self._stated.schema)
                 self._added += 64 + sum([column.nbytes for column in frozen.columns.values()])
                 self._lists.extend((position, start, end, frozen))
                 return
         table = freeze_table(value)
         if table is not None:
-            table.table = self._conformed(table.table)
+            if self._stated is not None:
+                table.table = conform(table.table, self._stated.schema)
             self._added += table.table.nbytes
             self._tables.extend((position, start, end, table))
         elif streams.is_stream(value):
@@ -233,6 +240,11 @@ class ArrowEncoder:
         *,
         as_pickle: bool = False,
     ) -> None:
+        if self._stated is not None:
+            raise UnstorableError(
+                f"the task has a schema, and a {type(value).__name__} has no columns that Arrow can hold: "
+                "return a table, a frame or dicts"
+            )
         form, payload = pickled(value) if as_pickle else sketch(value)
         self._added += 64 + _size(payload)
         self._values.setdefault(form, []).extend((position, start, end, payload))
@@ -247,39 +259,15 @@ class ArrowEncoder:
             start,
             self._format,
             self._remote,
-            self._schema,
+            None if self._stated is None else self._stated.schema,
         )
         spooled = spool.consume(value)
         end = time.time_ns()
         if isinstance(spooled, list):
-            if self._schema is not None:
-                self._check(spooled)
             self._add_other(position, spooled, start, end)
             return
         self._added += spooled.bytes
         self._spooled.extend((position, start, end, spooled))
-
-    def _check(self, value: Any) -> None:
-        """Hold rows to the stated schema, and refuse what has none; tables and streams follow.
-
-        Raises
-        ------
-        UnstorableError
-            A column does not fit, or it is no rows.
-        """
-        rows = [value] if type(value) is dict else value
-        if type(rows) is list and all(map(is_row, rows)):
-            frozen = freeze_rows(rows)
-            if rows and frozen is not None:
-                conform_rows(frozen.table(), self._schema)
-        elif value is not None and form_of_value(value) is None and not streams.is_stream(value):
-            raise UnstorableError(
-                f"the task has a schema, and a {type(value).__name__} has no columns: return a table, a "
-                "frame or dicts"
-            )
-
-    def _conformed(self, table: Any) -> Any:
-        return table if self._schema is None else conform(table, self._schema)
 
     # ---------------------------------------------------------------------------------- flush
 

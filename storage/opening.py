@@ -74,7 +74,7 @@ def _pieces(uri: Uri, format: str | None, options: Mapping[str, Any], schema: An
         if manifest is not None:
             listed = {name: listed[name] for name in constants}
         else:
-            listed = {n: i for n, i in sorted(listed.items()) if not _hidden(n[len(path) :])}
+            listed = {n: i for n, i in sorted(listed.items()) if not hidden(n[len(path) :])}
     if not listed and not folder:
         raise NotFoundError(f"cannot open {location.url}: there is no such file")
     out: list[Piece] = []
@@ -156,7 +156,7 @@ def _found(source: Source, path: str) -> dict[str, Any]:
     paged = source.location.scheme in ("s3", "gs")
     top: list[Any] = filesystem.ls(path, detail=True) if paged else []
     folders = [str(info["name"]) for info in top if info["type"] == "directory"]
-    if not 1 < len(folders) <= _MOST_LISTINGS:
+    if not paged or len(folders) == 1 or len(folders) > _MOST_LISTINGS:
         return filesystem.find(path, detail=True)
     found = {n: info for info in top if (n := str(info["name"])).rstrip("/") != path}
     with ThreadPoolExecutor(_LISTERS, "headrace-listings") as pool:
@@ -173,7 +173,7 @@ def _files(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _hidden(relative: str) -> bool:
+def hidden(relative: str) -> bool:
     """Whether a part of a path below the root marks it as no data, as Hive and Spark have it."""
     return any(
         part.startswith((".", "_")) and "=" not in part for part in relative.split("/") if part

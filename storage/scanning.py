@@ -426,7 +426,7 @@ class TablePiece:
 def arrow_dataset(pieces: Sequence[Piece], scan: Scan, to_table: Callable[[], Any]) -> Any:
     """The pieces as a `pyarrow.dataset.Dataset` in the same order."""
     scannable = scan.columns is None and scan.filter is None
-    fragments: list[Any] = [_fragment(piece) for piece in pieces] if scannable else []
+    fragments: list[Any] = [_fragment(piece, scan) for piece in pieces] if scannable else []
     if not fragments or any(fragment is None for fragment in fragments):
         return ds.dataset(to_table())
     formats = {type(fragment.format) for fragment in fragments}
@@ -436,9 +436,10 @@ def arrow_dataset(pieces: Sequence[Piece], scan: Scan, to_table: Callable[[], An
     return ds.FileSystemDataset(fragments, scan.schema, first.format, first.filesystem)
 
 
-def _fragment(piece: Piece) -> Any:
+def _fragment(piece: Piece, scan: Scan) -> Any:
     if isinstance(piece, FilePiece) and piece.format not in FIXED_SCHEMAS:
-        return piece.fragment()
+        # Of JSON lines pyarrow passes over the fields that a schema has not, a guessed one, too.
+        return None if piece.format == "jsonl" and not scan.stated else piece.fragment()
     if isinstance(piece, PartPiece) and piece.uncut:
         source = Source(piece.run.store.location, piece.run.store.storage_options)
         path = piece.run.objects.path_of(piece.part.path)

@@ -93,7 +93,7 @@ class DatasetWriter:
         self._done: list[Written] = []
 
     def write(self, table: Any) -> None:
-        """Add rows, in order."""
+        """Add rows, in order, of plain columns (`shares.plain_schema`)."""
         with self._told():
             for folder, part in self._split(table):
                 at = 0
@@ -210,8 +210,8 @@ class DatasetWriter:
     def finish_folders(self) -> None:
         """No more rows of the folders so far will come."""
         with self._told():
-            for folder in list(self._open):
-                self._finish(folder)
+            while self._open:  # one may be finished to make place for another's file
+                self._finish(next(iter(self._open)))
 
     def close(self) -> list[Written]:
         """Finish all files."""

@@ -16,18 +16,25 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.errors import AlreadyExistsError, ConfigurationError, StorageError
-from ..core.interfaces import Origin
+from ..core.interfaces import ObjectInfo, Origin
 from .increments import REMOVED
 from .locations import Location
 from .objects import Objects, open_objects
-from .opening import MANIFEST, find_pieces, folder_values, read_manifest, root_path, typed
+from .opening import (
+    MANIFEST,
+    find_pieces,
+    folder_values,
+    hidden,
+    read_manifest,
+    root_path,
+    typed,
+)
 from .origins import written_by
 from .scanning import FilePiece
 from .sinks import STAGED, DatasetWriter
@@ -129,18 +136,18 @@ class Target:
         manifest = self._manifest()
         there = _outside(objects)
         if manifest is not None and not manifest["files"]:
-            there = [path for path in there if path != MANIFEST]
+            there = [info for info in there if info.path != MANIFEST]
         if there and self.mode == "ignore":
             return None
         if self.mode == "update":
-            return self._groups(manifest, set(there))
+            return self._groups(manifest, {info.path for info in there})
         if there and self.mode == "error":
             raise AlreadyExistsError(
                 f"{self.location.url} holds files already: write with mode='overwrite' or 'append'"
             )
         if self.mode != "append":
             return []
-        kept = self._present() if manifest is None else list(manifest["files"])
+        kept = _data(there) if manifest is None else list(manifest["files"])
         if kept:
             self._check_appended()
         return kept
@@ -227,21 +234,21 @@ class Target:
                 )
         if before is None:  # so that readers see what was there until all is
             if groups is None:
-                self._put_manifest(objects, self._present())
+                self._put_manifest(objects, _data(_outside(objects)))
             else:
                 self._put_manifest(objects, [], [])
         self._move(objects, [file["path"] for file in files])
         self._put_manifest(objects, files, groups)
         if self.mode in ("overwrite", "update"):
             named = {MANIFEST, *(file["path"] for file in files)}
-            objects.delete([path for path in _outside(objects) if path not in named])
+            objects.delete([i.path for i in _outside(objects) if i.path not in named])
         self.clean()
 
     def _move(self, objects: Objects, paths: Sequence[str]) -> None:
         staged = {info.path for info in self.staging.list("")}
         missing = [path for path in paths if path + STAGED not in staged]
         if missing:  # moved by a commit that ended early
-            gone = set(missing) - set(_outside(objects))
+            gone = set(missing) - {info.path for info in _outside(objects)}
             if gone:
                 raise StorageError(
                     f"{objects.url_of(min(gone))} was written and is not there: another write to "
@@ -265,15 +272,6 @@ class Target:
     def _manifest(self) -> dict[str, Any] | None:
         source = Source(self.location, self.options)
         return read_manifest(source, root_path(self.location, source))
-
-    def _present(self) -> list[dict[str, Any]]:
-        """The data files that are there, for a folder without a manifest."""
-        return [
-            {"path": info.path, "bytes": info.bytes, "values": folder_values(info.path)}
-            for info in self.objects.list("")
-            if not info.path.startswith(STAGING + "/")
-            and not PurePosixPath(info.path).name.startswith((".", "_"))
-        ]
 
     def _put_manifest(
         self,
@@ -327,6 +325,15 @@ def _check_parquet(schema: Any) -> None:
         raise ConfigurationError(f"{error}: write format='arrow'") from error
 
 
-def _outside(objects: Objects) -> list[str]:
-    """All paths but those that are staged."""
-    return [i.path for i in objects.list("") if not i.path.startswith(STAGING + "/")]
+def _outside(objects: Objects) -> list[ObjectInfo]:
+    """All objects but those that are staged."""
+    return [info for info in objects.list("") if not info.path.startswith(STAGING + "/")]
+
+
+def _data(there: Sequence[ObjectInfo]) -> list[dict[str, Any]]:
+    """The data files of a folder without a manifest, as one would have them."""
+    return [
+        {"path": info.path, "bytes": info.bytes, "values": folder_values(info.path)}
+        for info in there
+        if not hidden(info.path)
+    ]

@@ -83,9 +83,10 @@ def _write_here(dataset: Dataset, target: Target) -> None:
         _update_here(dataset, target, kept)
         return
     writer = target.writer(dataset.__headrace_origins__())
+    plain = plain_schema(dataset.schema)  # a folder's few rows of categories would have all of them
     try:
         for batch in dataset.iter_batches():
-            writer.write(align(pa.Table.from_batches([batch]), target.schema))
+            writer.write(align(pa.Table.from_batches([batch]), plain))
         files = [file.record() for file in writer.close()]
     except BaseException:
         writer.discard()

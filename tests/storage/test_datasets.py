@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import s3fs
+from servers.object_store import ObjectStore
 from storage.batches import commit
 
 from headrace import flow, task
@@ -36,6 +38,7 @@ from headrace.storage.datasets import (
     parse_bytes,
 )
 from headrace.storage.locations import parse_location
+from headrace.storage.objects import open_objects
 from headrace.storage.opening import MANIFEST
 from headrace.storage.partitions import ROW_GROUP_ROWS
 from headrace.storage.shares import shares_of
@@ -573,6 +576,40 @@ def test_more_folders_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest
         assert each.to_table().select(["key", "n"]).sort_by("n").equals(table)
 
 
+def test_a_file_that_made_place_for_another_is_finished_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sinks, "_MOST_HELD", 4000)
+    monkeypatch.setattr(sinks, "_MOST_OPEN", 2)
+    table = pa.table({"key": [0] + [1] * 500 + [2] * 500, "n": range(1001)})
+    objects, schema = open_objects(parse_location(tmp_path), {}), table.schema
+    writer = DatasetWriter(objects, schema, "parquet", ["key"], None, 1 << 30)
+    for rows in (1, 500, 500):
+        writer.write(table.slice(0, rows))
+        table = table.slice(rows)
+    assert sorted(file.rows for file in writer.close()) == [1, 500, 500]
+
+
+def test_categories_do_not_count_in_each_folder(tmp_path: Path):
+    texts = pa.array([f"{n:0500}" for n in range(400)]).dictionary_encode()
+    table = pa.table({"key": [n % 20 for n in range(400)], "text": texts})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=40)
+
+    @task
+    def write() -> int:
+        return len(
+            open_dataset(tmp_path / "in.parquet")
+            .write(tmp_path / "out", partition_by="key", max_bytes_per_file=20_000)
+            .files
+        )
+
+    @flow(executor="inline")
+    def writes() -> int:
+        return write()
+
+    assert writes() == 20
+
+
 def test_a_folder_whose_name_the_disk_does_not_take_is_told(tmp_path: Path):
     table = pa.table({"key": ["x" * 300], "n": [1]})
     with pytest.raises(StorageError, match=r"cannot write .*File name too long"):
@@ -614,16 +651,39 @@ def test_rows_are_appended_to_folders_of_others(tmp_path: Path):
     for day in ("1", "__HIVE_DEFAULT_PARTITION__"):
         (tmp_path / f"day={day}").mkdir()
         pq.write_table(pa.table({"n": [1]}), tmp_path / f"day={day}" / "x.parquet")
+    (tmp_path / "_temporary").mkdir()  # of a job that died: no reader looks into it
+    pq.write_table(pa.table({"n": [9]}), tmp_path / "_temporary" / "x.parquet")
     rows = dataset_of_table(pa.table({"day": [2], "n": [2]}))
     assert rows.write(tmp_path, mode="append", partition_by="day").to_table().to_pydict() == {
         "n": [1, 1, 2],
         "day": [1, None, 2],
     }
+    assert open_dataset(tmp_path).num_rows == 3
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "day=noon").mkdir()
     pq.write_table(pa.table({"n": [1]}), tmp_path / "text" / "day=noon" / "x.parquet")
     with pytest.raises(ConfigurationError, match="day=noon"):
         rows.write(tmp_path / "text", mode="append", partition_by="day")
+
+
+def test_an_append_lists_its_folder_twice_before_it_writes(
+    s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    url, options = s3_server.new_bucket() + "/out", s3_server.storage_options
+    dataset_of_table(TABLE).to_pandas().to_parquet(f"{url}/x.parquet", storage_options=options)
+    listed: list[str] = []
+    list_one = s3fs.S3FileSystem._lsdir
+
+    def counted(self: Any, path: str, *args: Any, **more: Any) -> Any:
+        listed.append(path)
+        return list_one(self, path, *args, **more)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", counted)
+    target = Target(
+        parse_location(url), options, TABLE.schema, "parquet", (), "append", None, 1, "w"
+    )
+    assert [file["path"] for file in target.begin() or ()] == ["x.parquet"]
+    assert len(listed) == 2
 
 
 @pytest.mark.parametrize("mode", ["append", "error", "ignore"])

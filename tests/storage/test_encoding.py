@@ -19,8 +19,10 @@ from headrace.core.errors import DamagedPartitionError, StorageError, Unstorable
 from headrace.core.identity import item_id, item_ids
 from headrace.core.interfaces import Manifest, Part, Positions, RefColumn
 from headrace.storage import partitions
+from headrace.storage.conforming import conform
 from headrace.storage.itemtables import Header, ItemTable
 from headrace.storage.localfiles import LocalObjects
+from headrace.storage.rowforms import freeze_rows
 from headrace.storage.store import ArrowRunStore, ArrowStore
 
 
@@ -137,7 +139,6 @@ def test_what_could_not_be_put_stays_pending(
     monkeypatch.setattr(LocalObjects, "write", failing)
     with pytest.raises(StorageError, match="full"):
         one.flush()
-    assert one.pending_bytes > 0
     receipts = one.flush()
     assert one.pending_bytes == 0
     assert sorted(p for receipt in receipts for p in receipt.positions) == [0, 1, 2, 3, 4]
@@ -304,6 +305,13 @@ def test_a_stated_schema_is_a_contract(local_run: ArrowRunStore):
         ([{"a": 1, "b": "x", "c": 1}], "'c' is not"),
         ([{"a": 1, "b": None}], "'b' has nulls"),
         (({"a": n, "b": "x"} for n in (1, 70_000)), "'a' is int64"),
+        ({"a": 70_000, "b": "x"}, "'a' is int64"),
+        ({"b": object()}, "'b' has values .* no type for"),
+        ([{"b": "x", "a": 1}, {"b": "x", "a": "y"}], "'a' has values of several types"),
+        (({"b": each} for each in ("x", 1)), "'b' has values"),
+        (pd.DataFrame({"b": [object()]}), "DataFrame has no columns"),
+        ("text", "str has no columns"),
+        ({1: 2}, "dict has no columns"),
         (5, "int has no columns"),
         ([5], "list has no columns"),
         (iter([5]), "list has no columns"),
@@ -345,6 +353,45 @@ def test_what_a_stated_schema_would_change_is_an_error_and_not_another_value(
     assert stated(pa.bool_(), {"a": 1}) == [True]
     assert stated(pa.date32(), {"a": datetime(2026, 1, 1)}) == [date(2026, 1, 1)]
     assert stated(both, {"a": [{"x": 1}]}) == [[{"x": 1}]]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (1, pa.int16()),
+        (-1, pa.uint8()),
+        (1.5, pa.float32()),
+        (2**53 + 1, pa.float64()),
+        ("5", pa.int32()),
+        ("x", pa.large_string()),
+        ("x", pa.bool_()),
+        (None, pa.struct([("x", pa.int8())])),
+        ([1, 2], pa.list_(pa.int8())),
+        ({"x": 1}, pa.struct([("x", pa.int8())])),
+        (np.float32(1.5), pa.float64()),
+        (datetime(2026, 1, 1), pa.timestamp("ms")),
+        (datetime(2026, 1, 1, 12), pa.date32()),
+        (5, pa.bool_()),
+        ({"x": 1, "y": 2}, pa.struct([("x", pa.int8())])),
+    ],
+)
+def test_a_dict_fits_a_schema_as_a_table_of_it_does(
+    local_run: ArrowRunStore, value: Any, kind: pa.DataType
+):
+    schema = pa.schema([("a", kind)])
+    one = encoder(local_run, spec=dataclasses.replace(SPEC, schema=schema.serialize().to_pybytes()))
+    frozen = freeze_rows([{"a": value}])
+    assert frozen is not None
+    try:
+        expected = conform(frozen.table(), schema)
+    except UnstorableError:
+        with pytest.raises(UnstorableError, match="'a'"):
+            one.add(0, {"a": value}, 1, 2)
+        return
+    one.add(0, {"a": value}, 1, 2)
+    spec = schema.serialize().to_pybytes()
+    dataset = local_run.dataset(Manifest(0, "k", one.flush(), 1, schema=spec))
+    assert dataset.to_table().equals(expected)
 
 
 def test_none_is_no_row_where_a_schema_is_stated(local_run: ArrowRunStore):

@@ -132,6 +132,8 @@ def test_a_line_may_be_longer_than_what_is_read_at_a_time(tmp_path: Path, name: 
     dataset = open_dataset(tmp_path / name)
     assert dataset.num_rows == 4
     assert dataset.to_table()["text"].to_pylist() == texts
+    if name == "x.jsonl":
+        assert dataset.to_arrow_dataset().to_table()["text"].to_pylist() == texts
     assert rows_of(dataset, bytes=500_000)[1] == [{"text": text} for text in texts]
     assert dataset.to_table(filter=[("text", "!=", "a")])["text"].to_pylist() == texts[1:]
 
@@ -148,12 +150,16 @@ def test_a_field_that_comes_late_is_told_and_not_left_out(
     dataset = open_dataset(tmp_path / "x.jsonl")
     if field:
         for part in (dataset, dataset.partitions(bytes="1MB")[-1]):
-            with pytest.raises(ConfigurationError, match=rf"x.jsonl .*field '{field}' .*schema="):
-                part.to_table()
+            for read in (part.to_table, part.to_arrow_dataset):
+                with pytest.raises(
+                    ConfigurationError, match=rf"x.jsonl .*field '{field}' .*schema="
+                ):
+                    read()
     else:
         assert dataset.to_table().num_rows == 3001
     assert dataset.to_table(columns=["text"]).num_rows == 3001
     stated = open_dataset(tmp_path / "x.jsonl", schema=pa.schema([("text", pa.string())]))
+    assert stated.to_arrow_dataset().count_rows() == dataset.num_rows == 3001
     assert rows_of(stated.select(["text"]), bytes="1MB")[1] == [{"text": "x" * 1000}] * 3001
 
 
