@@ -95,7 +95,9 @@ class Endings(Drops):
         self.feedable.pop(node, None)
         left = node.items.where(ItemState.PENDING, ItemState.AWAITING_RETRY)
         self.finish(node, left, state, cause)
-        node.exhausted = node.exhausted or node.link is None or node.stopped_early
+        here = node.link is None or node.stopped_early
+        node.cut = node.cut or (here and not node.exhausted)
+        node.exhausted = node.exhausted or here
         self.touch(node)
         for flight in self.flights.values():
             if node in flight.nodes:
@@ -137,7 +139,7 @@ class Endings(Drops):
             if self._maybe_end(node):
                 for consumer in node.consumers:
                     self.grow_linked(consumer)
-                    self._exhaust_linked(consumer)
+                    self.exhaust_linked(consumer, node)
                 self.has_read(node)
             self._let_go(node)
 
@@ -205,8 +207,11 @@ class Endings(Drops):
             parked.waits.clear()
             parked.node.parked -= len(parked.chunk)
 
-    def _exhaust_linked(self, node: Node) -> None:
+    def exhaust_linked(self, node: Node, link: Node) -> None:
         """The map that feeds it has ended, so no further item will come."""
+        if link.cut and not node.allow_failure and not node.ended:
+            node.cut = True
+            node.cause = node.cause or f"{link.key!r} did not complete"
         node.exhausted = True
         self.touch(node)
 
@@ -243,9 +248,6 @@ def final_state(node: Node) -> str:
 
     Items that were skipped because the map before them tolerated its failures are no failure.
     """
-    counts, options, size = node.items.counts, node.options, node.items.size
-    failed = sum(counts[ItemState.FAILED : ItemState.CRASHED + 1])
-    good = sum(counts[state] for state in GOOD)
     if node.error is not None:
         return "Failed"
     if node.fate == "skipped":
@@ -254,6 +256,16 @@ def final_state(node: Node) -> str:
         return STATE_NAMES[node.items.state(0)]
     if node.fate:
         return "Failed" if node.fate == "fail_fast" else "Cancelled"
+    if node.cut:  # the map before it did not come to its end
+        return "Skipped" if node.items.counts[ItemState.SKIPPED] == node.items.size else "Failed"
+    return _state_of_items(node)
+
+
+def _state_of_items(node: Node) -> str:
+    """The state of a map that has all its items, each of them in its own."""
+    counts, options, size = node.items.counts, node.options, node.items.size
+    failed = sum(counts[ItemState.FAILED : ItemState.CRASHED + 1])
+    good = sum(counts[state] for state in GOOD)
     if options.min_success_ratio is not None and size:
         return "Completed" if good / size >= options.min_success_ratio else "Failed"
     if options.on_error == "quarantine":

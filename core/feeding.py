@@ -253,6 +253,7 @@ class Feeder:
             if not self.wait(functools.partial(ready, position)):
                 return
             if node.ended and node.total is not None and position >= node.total:
+                source.raise_if_cut()
                 return
             yield Future(source.engine, node, position)
 

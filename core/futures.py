@@ -177,7 +177,8 @@ class MapFuture(Shown, Sequence[Future[R]]):
     """All items of a mapped task: a sequence of their futures, in item order.
 
     Where the mapped iterable has no length, the number of items is known when it has ended. Until
-    then `len` raises `TypeError`; iterating goes on as items become known.
+    then `len` raises `TypeError`; iterating goes on as items become known. Where the map was
+    cancelled before that, or its iterable has raised, iterating raises so behind the last item.
     """
 
     __slots__ = ("__weakref__", "engine", "expected", "node", "position")
@@ -240,20 +241,30 @@ class MapFuture(Shown, Sequence[Future[R]]):
     def __getitem__(self, index: int | slice) -> Future[R] | list[Future[R]]:
         if isinstance(index, slice):
             return [self._at(k) for k in range(*index.indices(len(self)))]
+        found = self.find(index)
+        if found is None:
+            self.raise_if_cut()
+            raise IndexError(f"{self.node.key} has no item {index}")
+        return found
+
+    def find(self, index: int) -> Future[R] | None:
+        """The item at an index, once it is known whether there is one."""
         if index >= 0 and self._total() is None:
-            if self._exists(index):
-                return self._at(index)
-        else:
-            position = index + len(self) if index < 0 else index
-            if 0 <= position < len(self):
-                return self._at(position)
-        raise IndexError(f"{self.node.key} has no item {index}")
+            return self._at(index) if self._exists(index) else None
+        position = index + len(self) if index < 0 else index
+        return self._at(position) if 0 <= position < len(self) else None
+
+    def raise_if_cut(self) -> None:
+        """Wait and raise why, where it ends before all of its input was pulled: items are missing."""
+        if self.node.cut:
+            self.result()
 
     def __iter__(self) -> Iterator[Future[R]]:
         position = 0
         while self._exists(position):
             yield self._at(position)
             position += 1
+        self.raise_if_cut()
 
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, Future):
@@ -367,6 +378,7 @@ class MapFuture(Shown, Sequence[Future[R]]):
             for position in scan.newly():
                 yield self._at(position)
             if scan.over():
+                self.raise_if_cut()
                 return
             left = _remaining(deadline, self.node.key)
             _wait(self.engine, scan.moved, left, self.node.key)
@@ -425,15 +437,21 @@ class MapStates(Sequence[State[R]]):
                 kind = type_of_name(name)
                 counts[kind] = counts.get(kind, 0) + number
         own = type_of_name(self._future.node.state)
-        if not counts and own in FINAL_TYPES and own is not StateType.COMPLETED:
-            counts[own] = 1  # it ended badly before it had items
-        return counts
+        if counts.keys() <= {StateType.COMPLETED} and own in FINAL_TYPES:
+            # It may have ended badly before it had items, or had all of them.
+            counts[own] = counts.get(own, 0) + (own is not StateType.COMPLETED)
+        return {kind: number for kind, number in counts.items() if number}
 
-    def not_completed(self) -> Iterator[State[R]]:
-        """States of the items that did not complete, in item order."""
+    def not_completed(self) -> Iterator[State[Any]]:
+        """States of the items that did not complete, in item order, or else the map's own."""
+        told = False
         for state in self:
             if not state.is_completed():
+                told = True
                 yield state
+        own = self._future.state
+        if not told and not own.is_completed() and not own.is_skipped():
+            yield own
 
     def dataset(self) -> Any:
         """The values of all items as a `Dataset`: see `MapFuture.dataset`."""
@@ -450,7 +468,10 @@ class MapStates(Sequence[State[R]]):
     def __getitem__(self, index: int | slice) -> State[R] | list[State[R]]:
         if isinstance(index, slice):
             return [future.state for future in self._future[index]]
-        return self._future[index].state
+        found = self._future.find(index)
+        if found is None:
+            raise IndexError(f"{self._future.node.key} has no item {index}")
+        return found.state
 
     def __repr__(self) -> str:
         told = ", ".join(f"{n} {kind.value}" for kind, n in self.type_counts().items())
@@ -484,7 +505,7 @@ def wait(futures: Iterable[AnyFuture], timeout: float | None = None) -> DoneAndN
         cast("MapFuture[Any]", futures).wait(timeout)
         if futures.node.total is None and not futures.node.ended:
             raise RunError(f"{futures.node.key}: the number of items was not known in time")
-    each = list(futures)
+    each = futures[:] if isinstance(futures, MapFuture) else list(futures)
     for future in each:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         future.wait(left)

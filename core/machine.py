@@ -124,7 +124,7 @@ class Machine(Returns):
                 fresh = Chunk(Positions.span(start, start + count), list(columns))
                 self.queue(node, fresh.only(left))
         if error is not None:
-            node.error = error
+            node.error, node.cut = error, True
         if exhausted or error is not None:
             node.exhausted = True
             node.total = node.items.size

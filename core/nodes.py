@@ -130,6 +130,8 @@ class Node:
     """Why nothing of it is handed out any more: ``cancelled``, ``fail_fast``, ``aborted``, ``skipped``."""
     error: BaseException | None = None
     """What failed the node as a whole: its iterable raised, its code was refused."""
+    cut: bool = False
+    """Its input, or that of the map that feeds it, did not come to its end: items are missing."""
     cause: str = ""
     """Why it was skipped or cancelled."""
     blame: tuple[Node, int | None] | None = None

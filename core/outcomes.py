@@ -28,6 +28,8 @@ def state_name(node: Node, position: int) -> str:
     """Name of an item's state, also of one that never came to be because its node ended."""
     if position < node.items.size:
         return STATE_NAMES[node.items.state(position)]
+    if node.cut and node.state == "Failed" and node.error is None and not node.stopped:
+        return STATE_NAMES[ItemState.SKIPPED]
     return node.state if node.ended else "Pending"
 
 
@@ -45,6 +47,8 @@ def exception_of(node: Node, position: int, given: str = "") -> BaseException:
     failure = node.failures.get(position)
     if failure is not None:
         return from_failure(failure, name, given)
+    if position >= node.items.size and node.error is not None:
+        return node.error
     state = state_name(node, position)
     if state == STATE_NAMES[ItemState.SKIPPED]:
         skipped = UpstreamFailed(f"{name} did not run: {skip_cause(node, position)}")
@@ -139,6 +143,6 @@ def node_message(node: Node) -> str:
         skipped = counts[ItemState.SKIPPED]
         told = f" and {skipped} {'was' if skipped == 1 else 'were'} skipped" if skipped else ""
         return f"{bad} of {node.items.size} items failed{told}"
-    if node.state in ("Skipped", "Cancelled"):
+    if node.cut or node.state in ("Skipped", "Cancelled"):
         return node.cause
     return item_message(node, 0) if node.single else ""

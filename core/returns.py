@@ -21,6 +21,8 @@ STILLBORN = 5
 SUSPECTS_APART = 8
 """The suspects of a death are tried again in so many groups, until each is alone."""
 
+_FINAL = {FailureKind.TIMEOUT: ItemState.TIMED_OUT, FailureKind.CRASH: ItemState.CRASHED}
+
 Verdict: TypeAlias = Callable[[Failure], bool]
 """May this failure be tried again, as far as the user's own rules go?"""
 
@@ -107,8 +109,7 @@ class Returns(Stragglers):
     def catch_up(self, node: Node, link: Node) -> None:
         """A consumer was added late: take what its upstream has done so far."""
         if link.ended:
-            node.exhausted = True
-            self.touch(node)
+            self.exhaust_linked(node, link)
         if node.stopped:
             return
         done = node.items.select(link.items.where(*GOOD), ItemState.PENDING)
@@ -137,28 +138,29 @@ class Returns(Stragglers):
             return
         if not self.give_up(flight, here).runs:
             return
-        if self._may_again(flight, stage, failure, may_retry):
+        again = self._has_retries(node, failure, may_retry)
+        stopped = again and self._why_stopped(flight, stage, position)
+        if again and not stopped:
             node.spent.add(here)
             delay = max(0.0, node.options.delay(node.spent.at(position)))
             self._note(flight, node, failure, ItemState.AWAITING_RETRY)
             when = now + delay if delay else None
             self.restart(flight, stage, here, counted=True, when=when)
             return
-        if failure.kind is FailureKind.TIMEOUT:
-            final = ItemState.TIMED_OUT
-        elif failure.kind is FailureKind.CRASH:
-            final = ItemState.CRASHED
+        if stopped:
+            final = ItemState.CANCELLED
+            self._note(flight, node, failure, ItemState.AWAITING_RETRY)
         else:
-            final = ItemState.FAILED
-        if len(node.failures) < KEPT_FAILURES:
-            node.failures[position] = failure
-        self._note(flight, node, failure, final)
+            final = _FINAL.get(failure.kind, ItemState.FAILED)
+            if len(node.failures) < KEPT_FAILURES:
+                node.failures[position] = failure
+            self._note(flight, node, failure, final)
         for later in flight.nodes[stage + 1 :]:
             later.items.move(later.items.select(here, ItemState.RUNNING), ItemState.PENDING)
         if flight.nodes[stage + 1 :]:
             flight.leave(self._completed_above(flight, stage, here))
-        self.finish(node, here, final, "")
-        if node.options.on_error == "fail_fast":
+        self.finish(node, here, final, stopped or "")
+        if node.options.on_error == "fail_fast" and not stopped:
             self.cancel_node(node, f"item {position} failed (on_error='fail_fast')", "fail_fast")
 
     @staticmethod
@@ -169,16 +171,28 @@ class Returns(Stragglers):
                 return Positions(())
         return here
 
-    def _may_again(self, flight: Flight, stage: int, failure: Failure, allowed: bool) -> bool:
-        node, position = flight.nodes[stage], failure.position
+    @staticmethod
+    def _has_retries(node: Node, failure: Failure, allowed: bool) -> bool:
         return (
             allowed
             and failure.kind in (FailureKind.ERROR, FailureKind.TIMEOUT)
-            and node.spent.at(position) < node.options.retries
-            and not node.stopped
-            and position not in node.doomed
-            and self._can_restart(flight, stage, Positions.span(position, position + 1))
+            and node.spent.at(failure.position) < node.options.retries
         )
+
+    def _why_stopped(self, flight: Flight, stage: int, position: int) -> str:
+        """Why an item that is to run again cannot; empty if it can."""
+        node = flight.nodes[stage]
+        if node.stopped:
+            return node.cause or "it was cancelled"
+        if position in node.doomed:
+            return "its future was cancelled"
+        if not self._can_restart(flight, stage, Positions.span(position, position + 1)):
+            return self._without_input(flight, stage)
+        return ""
+
+    @staticmethod
+    def _without_input(flight: Flight, stage: int) -> str:
+        return f"its input was not kept, and {flight.nodes[stage - 1].key!r} has stopped"
 
     @staticmethod
     def _can_restart(flight: Flight, stage: int, positions: Positions) -> bool:
@@ -314,8 +328,7 @@ class Returns(Stragglers):
         if node.doomed:
             positions = self.doom(node, positions)
         if not self._can_restart(flight, stage, positions):
-            cause = f"its input was not kept, and {flight.nodes[stage - 1].key!r} has stopped"
-            self.finish(node, positions, ItemState.CANCELLED, cause)
+            self.finish(node, positions, ItemState.CANCELLED, self._without_input(flight, stage))
         elif positions.runs:
             self.restart(flight, stage, positions, counted=counted, most=most, alone=alone)
 

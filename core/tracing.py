@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from .annotations import Annotation, quote
 from .calls import Call
-from .context import FlowRunContext, flow_run_scope, leave
+from .context import FlowRunContext, flow_run_scope
 from .errors import RunError
 from .futures import Future, MapFuture
 from .graph import Graph, GraphEdge, GraphNode
@@ -35,6 +35,7 @@ class _Node:
     call: Call
     total: int | None
     ended: bool = True
+    cut: bool = False
 
     def counts(self) -> dict[str, int]:
         return {"Pending": self.total or 0}
@@ -200,12 +201,9 @@ def trace(flow: Flow[..., Any], arguments: Mapping[str, Any]) -> Graph:
     run = FlowRun[Any](info)
     context = FlowRunContext(flow, info, run, cast("Any", engine), placeholder=engine.placeholder)
     args, kwargs = flow.shape.spread(arguments)
-    try:
-        with flow_run_scope(context):
-            if flow.isasync:
-                run_aside(flow.fn(*args, **kwargs))
-            else:
-                flow.fn(*args, **kwargs)
-    finally:
-        leave(context)
+    with flow_run_scope(context):
+        if flow.isasync:
+            run_aside(flow.fn(*args, **kwargs))
+        else:
+            flow.fn(*args, **kwargs)
     return engine.graph()

@@ -87,7 +87,7 @@ def play(graph: list[Node], tally: Tally) -> list[Any]:
     found: list[Any] = []
     for number, future in enumerate(futures):
         future.wait()
-        each = list(future) if is_map(graph, number) else [future]
+        each = future[:] if is_map(graph, number) else [future]
         states = [item.state for item in each]
         names = [state.name for state in states]
         values = [s.result() if s.is_completed() else None for s in states]

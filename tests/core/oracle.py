@@ -13,6 +13,8 @@ FAILED = {"FAILED", "TIMED_OUT", "CRASHED"}
 def expected(specs: list[NodeSpec]) -> list[tuple[str, list[str]]]:
     """Per node its state and its items' names, as `Simulation.states` gives them."""
     out: list[tuple[str, list[str]]] = []
+    cut: list[bool] = []
+    """Whose input, or that of the map before it, did not come to its end."""
     for spec in specs:
         skip = any(
             not may_fail
@@ -36,7 +38,9 @@ def expected(specs: list[NodeSpec]) -> list[tuple[str, list[str]]]:
             ]
         else:
             items = [item_state(spec, p) for p in range(1 if single else spec.size or 0)]
-        out.append((node_state(spec, items, skip, link), items))
+        before = spec.link is not None and cut[spec.link] and not spec.allow_failure
+        cut.append(before or spec.raises or (skip and link is None))
+        out.append((node_state(spec, items, skip, link, before), items))
     return out
 
 
@@ -52,12 +56,14 @@ def item_state(spec: NodeSpec, position: int) -> str:
 
 
 def node_state(
-    spec: NodeSpec, items: list[str], skip: bool, link: tuple[str, list[str]] | None
+    spec: NodeSpec, items: list[str], skip: bool, link: tuple[str, list[str]] | None, cut: bool
 ) -> str:
     if skip:
         return "Skipped"
     if spec.raises:
         return "Failed"
+    if cut:
+        return "Skipped" if items.count("SKIPPED") == len(items) else "Failed"
     if spec.size is None and link is None:
         return {s.name: s.name.title().replace("_", "") for s in ItemState}[items[0]]
     bad = [state for state in items if state in FAILED]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from core.engines import Run, running
 
+from headrace.core.calls import Call, TaskOptions
 from headrace.core.errors import (
     Cancelled,
     ExecutorError,
@@ -25,7 +26,7 @@ from headrace.core.errors import (
     UnpicklableError,
     UpstreamFailed,
 )
-from headrace.core.futures import Future
+from headrace.core.futures import Future, MapFuture, wait
 from headrace.core.items import ItemState
 from headrace.core.records import receipt_of
 from headrace.core.registry import resolve_executor
@@ -408,6 +409,73 @@ def test_an_iterable_that_raises_fails_the_node_and_keeps_what_is_done(run: Run)
     assert [future[i].result() for i in range(10)] == list(range(1, 11))
     with pytest.raises(Picky, match="no more"):
         run.engine.values(future.node)
+
+
+def test_what_an_input_that_raised_has_kept_back_is_missed_by_all_that_stands_on_it(
+    run: Run,
+) -> None:
+    """No reader takes the items that there are for all of them."""
+
+    def source() -> Iterator[int]:
+        yield from range(10)
+        raise Picky("no more")
+
+    future = run.map(inc, source())
+    before = run.map(inc, future)
+    last = run.map(inc, before)
+    run.end(future)
+    late = run.map(inc, future)
+    beside = run.map(inc, [each for _, each in zip(range(10), future, strict=False)])
+    for node in map(run.end, (before, last, late)):
+        assert (node.state, node.counts()["Completed"]) == ("Failed", 10)
+        with pytest.raises(
+            UpstreamFailed, match=r"item 10 did not run: .* did not complete"
+        ) as told:
+            run.engine.values(node)
+        assert isinstance(told.value.__cause__, Picky | UpstreamFailed)
+    assert run.end(beside).state == "Completed"
+    for read in (list, lambda futures: list(futures.as_completed()), lambda futures: futures[10]):
+        with pytest.raises(Picky, match="no more"):
+            read(future)
+        with pytest.raises(UpstreamFailed, match="did not complete"):
+            read(last)
+    assert len(wait(last).done) == len(list(last.states)) == 10
+    assert last.states.type_counts() == {"COMPLETED": 10, "FAILED": 1}
+
+
+def test_two_maps_of_which_one_was_cut_short_feed_no_third(threads: Run) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise Picky("no more")
+
+    first = threads.map(inc, source())
+    node = threads.engine.add(
+        Call(None, inc, TaskOptions(name="inc"), {}, {"x": first, "y": first}, single=False)
+    )
+    assert threads.end(MapFuture[Any](threads.engine, node)).state == "Failed"
+    with pytest.raises(Picky, match="no more"):
+        threads.engine.values(node)
+
+
+def test_an_attempt_that_fails_as_its_map_is_cancelled_was_not_the_last_one(
+    threads: Run, tmp_path: Path
+) -> None:
+    def fails_when_told_to_end(x: int, began: str) -> None:
+        Path(began).touch()
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            raise Picky(f"item {x} told to end")
+
+    began = tmp_path / "began"
+    future = threads.map(fails_when_told_to_end, [1], static={"began": str(began)}, retries=1)
+    assert threads.engine.block(began.exists, 60)
+    threads.engine.cancel(future.node, reason="enough")
+    assert threads.end(future).state == "Cancelled"
+    assert future[0].state.name == "Cancelled"
+    with pytest.raises(Cancelled, match="was cancelled: enough"):
+        threads.engine.values(future.node)
 
 
 # ------------------------------------------------------------------------------------- cancelling
