@@ -2,11 +2,14 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 import headrace
@@ -77,10 +80,14 @@ def test_a_driver_that_was_killed_here_is_seen_as_crashed_at_once(
 def test_a_driver_that_is_silent_is_seen_as_crashed(
     driver: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    os.kill(driver.pid, signal.SIGSTOP)
+    with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as history:
+        history.execute("BEGIN IMMEDIATE")  # it is not stopped in the middle of a heartbeat's write
+        os.kill(driver.pid, signal.SIGSTOP)
+        while psutil.Process(driver.pid).status() != psutil.STATUS_STOPPED:
+            pass
     with settings_override(home=tmp_path, heartbeat_seconds=600):
         assert headrace.runs()[0].state == "Running"
-    with settings_override(home=tmp_path, heartbeat_seconds=0.0001):
+    with settings_override(home=tmp_path, heartbeat_seconds=1e-9):
         (run,) = headrace.runs()
     assert run.state == "Crashed"
     assert "heartbeat" in run.message

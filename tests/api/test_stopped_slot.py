@@ -18,8 +18,10 @@ from headrace.testing import Tally
 ITEMS = 20
 
 
-def stopped(pid: int) -> bool:
-    return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+def stopped(mark: Path) -> bool:
+    """Has the process that a file names been stopped?"""
+    pid = mark.read_text() if mark.exists() else ""
+    return bool(pid) and psutil.Process(int(pid)).status() == psutil.STATUS_STOPPED
 
 
 @pytest.mark.parametrize("backups", [True, False])
@@ -46,14 +48,14 @@ def test_a_stopped_child_loses_nothing_and_backups_do_not_wait_for_it(
     def stalled() -> list[int]:
         values = work.map(range(ITEMS))
         if not backups:
-            while not mark.exists() or len(values) < ITEMS:
+            while not stopped(mark) or len(values) < ITEMS:
                 time.sleep(0.01)
             values.wait(0.5)
             assert not values.done()
             os.kill(int(mark.read_text()), signal.SIGCONT)
         values.wait()
         if backups:
-            assert stopped(int(mark.read_text()))
+            assert stopped(mark)
         return values.result()
 
     with pools.opened(executor), settings_override(heartbeat_seconds=0.1):

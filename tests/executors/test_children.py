@@ -120,7 +120,7 @@ def test_time_limit_is_enforced_from_outside(slot, step):
 
 
 def test_items_below_the_limit_may_together_pass_it(slot):
-    assert run(slot, [("sleep", 0.3)] * 5, timeout=0.6).end().outcome is Outcome.DONE
+    assert run(slot, [("sleep", 0.4)] * 8, timeout=3.0).end().outcome is Outcome.DONE
 
 
 def begun(slot, steps, **options):
