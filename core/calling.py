@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -32,13 +33,10 @@ def submit(
     """Add a single call to the current run, or to a run of its own."""
     __tracebackhide__ = True
     _not_in_task(task, "submit")
-    flow = open_flow_run() or _own_run(task)
-    task = flow.current(task)
-    call = _single(task, flow, args, kwargs, wait_for)
-    future = Future[Any](flow.engine, _add(flow, call), 0)
-    if flow.flow is None:
-        _finish_later(flow)
-    return future
+    with _run_of(task) as flow:
+        task = flow.current(task)
+        call = _single(task, flow, args, kwargs, wait_for)
+        return Future[Any](flow.engine, _add(flow, call), 0)
 
 
 def submit_map(
@@ -55,28 +53,25 @@ def submit_map(
     __tracebackhide__ = True
     _not_in_task(task, "map")
     parts = split(task.name, task.shape, task.shape.bind(task.name, args, kwargs, defaults=False))
-    flow = open_flow_run() or _own_run(task)
-    task = flow.current(task)
-    sample = flow.info.sample
-    expected = parts.expected if sample is None else sample.size(parts.expected)
-    call = Call(
-        task=task,
-        fn=task.fn,
-        options=_options(task, flow),
-        static={k: localize(v, flow.engine) for k, v in parts.static.items()},
-        mapped={k: _local_column(v, flow.engine) for k, v in parts.mapped.items()},
-        single=False,
-        name=name,
-        wait_for=_upstream(wait_for, flow.engine),
-        allow_failure=parts.allow_failure,
-        key_fn=key,
-        window=max_in_flight,
-        expected=expected,
-    )
-    future = MapFuture[Any](flow.engine, _add(flow, call), expected)
-    if flow.flow is None:
-        _finish_later(flow)
-    return future
+    with _run_of(task) as flow:
+        task = flow.current(task)
+        sample = flow.info.sample
+        expected = parts.expected if sample is None else sample.size(parts.expected)
+        call = Call(
+            task=task,
+            fn=task.fn,
+            options=_options(task, flow),
+            static={k: localize(v, flow.engine) for k, v in parts.static.items()},
+            mapped={k: _local_column(v, flow.engine) for k, v in parts.mapped.items()},
+            single=False,
+            name=name,
+            wait_for=_upstream(wait_for, flow.engine),
+            allow_failure=parts.allow_failure,
+            key_fn=key,
+            window=max_in_flight,
+            expected=expected,
+        )
+        return MapFuture[Any](flow.engine, _add(flow, call), expected)
 
 
 def call(
@@ -352,16 +347,12 @@ def _values_of(futures: MapFuture[Any]) -> Iterator[Any]:
 # ------------------------------------------------------------------------------ without a flow
 
 
-def _own_run(task: Task[..., Any]) -> FlowRunContext:
-    """A run for one call outside of any flow, named after the task."""
-    from .flow_engine import Driver
+def _run_of(task: Task[..., Any]) -> AbstractContextManager[FlowRunContext]:
+    """The current run, or one for this call, named after the task."""
+    flow = open_flow_run()
+    if flow is not None:
+        return nullcontext(flow)
+    from .flow_engine import run_of_a_call
     from .new_runs import task_run
 
-    return Driver(task_run(task, inline=False)).begin()
-
-
-def _finish_later(flow: FlowRunContext) -> None:
-    """End a call's own run when the call has ended; the interpreter waits for it."""
-    from .flow_engine import finish_in_background
-
-    finish_in_background(flow)
+    return run_of_a_call(task_run(task, inline=False))

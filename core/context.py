@@ -223,8 +223,6 @@ def mark_seen(run_id: str, node: int) -> None:
 @contextmanager
 def flow_run_scope(context: FlowRunContext) -> Generator[None]:
     """Make a flow run the current one; a task run around it is out of sight inside."""
-    with _LIVE_LOCK:
-        _LIVE[context.engine.run_id] = context
     flow_token = FLOW_RUN.set(context)
     task_token = TASK_RUN.set(None)
     try:
@@ -232,6 +230,12 @@ def flow_run_scope(context: FlowRunContext) -> Generator[None]:
     finally:
         TASK_RUN.reset(task_token)
         FLOW_RUN.reset(flow_token)
+
+
+def enter(context: FlowRunContext) -> None:
+    """From now on this process drives a run, until it leaves it."""
+    with _LIVE_LOCK:
+        _LIVE[context.engine.run_id] = context
 
 
 def leave(context: FlowRunContext) -> None:

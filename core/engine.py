@@ -154,6 +154,8 @@ class Engine:
         self.disturbed = info.resumes
         """Workers have ended that may have left something behind."""
         self.trouble: BaseException | None = None
+        self.over = False
+        """Whether the thread will read what is put from now on is not known."""
         self.notes = Notes(info)
         self.keeper = Keeper(self)
         self.scribe = Scribe(
@@ -269,6 +271,7 @@ class Engine:
             for feeder in self.feeders.values():
                 feeder.stop()
             self._put(lambda _now: self._kill_rest(0.0))
+            self.over = True
             self.inbox.put(None)
             self.thread.join()
             self.judge.close()
@@ -578,13 +581,24 @@ class Engine:
 
     def watch(self, node: Node, position: int | None, done: Callable[[], None]) -> None:
         """See `EngineAPI.watch`."""
+        once = [done]
+
+        def tell() -> None:
+            """From the engine's thread, or where that reads no more; whichever comes first."""
+            try:
+                first = once.pop()
+            except IndexError:
+                return
+            first()
 
         def watch(_now: float) -> list[Command]:
-            self.watchers.setdefault(node, []).append((position, done))
+            self.watchers.setdefault(node, []).append((position, tell))
             self.machine.changed.add(node)
             return []
 
         self._put(watch)
+        if self.over:
+            tell()
 
     def state(self, node: Node, position: int | None) -> State[Any]:
         """See `EngineAPI.state`."""

@@ -21,6 +21,7 @@ from .context import (
     FLOW_RUN,
     TASK_RUN,
     FlowRunContext,
+    enter,
     flow_run_scope,
     leave,
     mark_seen,
@@ -44,7 +45,7 @@ from .states import (
     state_of_return,
     type_of_name,
 )
-from .waiting import in_thread
+from .waiting import in_thread, to_the_end
 
 if TYPE_CHECKING:
     pass
@@ -91,13 +92,10 @@ class Driver:
         if log_prints is None:
             log_prints = parent is not None and parent.log_prints
         self._context = FlowRunContext(run.info.flow, run.info, run, engine, log_prints)
+        enter(self._context)
         run.begun(engine)
         self._enter(Running())
         return self._context
-
-    def adopt(self, context: FlowRunContext) -> None:
-        """Go on with a run that another driver has begun."""
-        self._engine, self._context = self.run.engine, context
 
     @contextmanager
     def running(self) -> Generator[FlowRunContext]:
@@ -110,9 +108,7 @@ class Driver:
                     stack.enter_context(logs.logged_prints())
                 yield context
         except BaseException as error:
-            if not self.run.done():
-                self._abandon(error)
-                self.conclude(self._interrupted(error))
+            self.break_off(error)
             raise
         finally:
             leave(context)
@@ -120,8 +116,8 @@ class Driver:
     @asynccontextmanager
     async def arunning(self) -> AsyncGenerator[FlowRunContext]:
         """`running`, without blocking the loop."""
-        context = await in_thread(self.begin)
         try:
+            context = await to_the_end(self.begin)
             with ExitStack() as stack:
                 stack.enter_context(flow_run_scope(context))
                 if context.log_prints:
@@ -130,14 +126,11 @@ class Driver:
         except BaseException as error:
             if not self.run.done():
                 self._abandon(error)
-                try:
-                    await asyncio.shield(in_thread(self.conclude, self._interrupted(error)))
-                except BaseException:  # interrupted once more
-                    self.run.cancel(grace=0.0)
-                    raise
+                await self.aconclude(self._interrupted(error))
             raise
         finally:
-            leave(context)
+            if self._context is not None:
+                leave(self._context)
 
     def _enter(self, state: State[Any]) -> None:
         state.run = str(self.run.id)
@@ -150,6 +143,12 @@ class Driver:
         for node in self.context.nodes:
             if not node.ended:
                 self.engine.cancel(node, None, reason=reason)
+
+    def break_off(self, error: BaseException) -> None:
+        """End the run, unless it has ended, with what is no exception of the flow's code."""
+        if not self.run.done():
+            self._abandon(error)
+            self.conclude(self._interrupted(error))
 
     def _interrupted(self, error: BaseException) -> State[Any]:
         """State of a run that something other than an exception of the flow's code has ended."""
@@ -283,8 +282,8 @@ class Driver:
         return state
 
     async def aconclude(self, state: State[Any]) -> State[Any]:
-        """`conclude`, without blocking the loop."""
-        return await in_thread(self.conclude, state)
+        """`conclude`, without blocking the loop; where it is interrupted, what still runs is killed."""
+        return await to_the_end(lambda: self.conclude(state), lambda: self.run.cancel(grace=0.0))
 
     def _say(self, level: int, message: str, *, shown: bool = False) -> None:
         """A line of the flow's log; on standard error, too, unless a display has ``shown`` it."""
@@ -305,6 +304,8 @@ class Driver:
             if bad:
                 kinds = ", ".join(f"{n} {k}" for k, n in bad.items())
                 told.append(f"{node.key} ({kinds} of {sum(counts.values())})")
+            elif not _fine(node.state):
+                told.append(f"{node.key} ({self.engine.state(node, None)})")
         if told:
             self._say(
                 logging.WARNING,
@@ -409,20 +410,29 @@ def refuse_nested(flow_name: str) -> None:
         )
 
 
-def finish_in_background(context: FlowRunContext) -> None:
-    """End the run of a single call outside of any flow when all its items have ended."""
-    driver = Driver(context.run)
-    driver.adopt(context)
+@contextmanager
+def run_of_a_call(run: FlowRun[Any]) -> Generator[FlowRunContext]:
+    """The context of a run for what is called in the block, outside of any flow.
+
+    It ends in the background when all its items have ended, or with what the block raises.
+    """
+    driver = Driver(run)
+    context = driver.begin()
+    try:
+        yield context
+    except BaseException as error:
+        driver.break_off(error)
+        leave(context)
+        raise
 
     def finish() -> None:
         try:
             driver.engine.block(context.idle)
-            node = context.nodes[-1]
-            state = driver.engine.state(node, None)
+            state = driver.engine.state(context.nodes[-1], None)
             driver.conclude(State(state.type, state.name, state.message))
         except CancelledError as error:
             driver.conclude(Cancelled(str(error), error))
         finally:
             leave(context)
 
-    outlast(context.run, finish, f"headrace-{context.info.name}")
+    outlast(run, finish, f"headrace-{run.name}")

@@ -437,10 +437,10 @@ class MapStates(Sequence[State[R]]):
                 kind = type_of_name(name)
                 counts[kind] = counts.get(kind, 0) + number
         own = type_of_name(self._future.node.state)
-        if counts.keys() <= {StateType.COMPLETED} and own in FINAL_TYPES:
-            # It may have ended badly before it had items, or had all of them.
-            counts[own] = counts.get(own, 0) + (own is not StateType.COMPLETED)
-        return {kind: number for kind, number in counts.items() if number}
+        bad = own in FINAL_TYPES and own is not StateType.COMPLETED
+        if bad and counts.keys() <= {StateType.COMPLETED}:
+            counts[own] = 1  # it ended badly before it had items, or all of them
+        return counts
 
     def not_completed(self) -> Iterator[State[Any]]:
         """States of the items that did not complete, in item order, or else the map's own."""

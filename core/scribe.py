@@ -47,8 +47,16 @@ class _Listed:
     path: str
 
 
+class _Reached(threading.Event):
+    """Set when all that was told before is written; ``journal``: the journal, too."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self.journal = journal
+
+
 _Noted: TypeAlias = "tuple[HistoryEvent | None, Mapping[str, Any] | None]"
-_Entry: TypeAlias = "_Noted | _Removal | _Listed | Given | threading.Event | None"
+_Entry: TypeAlias = "_Noted | _Removal | _Listed | Given | _Reached | None"
 
 
 class Scribe(threading.Thread):
@@ -91,7 +99,7 @@ class Scribe(threading.Thread):
         """What is to be written whenever the journal would be."""
         self.driver = uuid4().hex
         self.inbox: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
-        self.synced: list[threading.Event] = []
+        self.synced: list[_Reached] = []
         self.events: list[HistoryEvent] = []
         self.sending: list[HistoryEvent] = []
         """What was sent under `seq` and not confirmed: only the very same may be sent again."""
@@ -107,8 +115,6 @@ class Scribe(threading.Thread):
         self.warned = False
         self.behind = False
         """The journal cannot be written, and that was told."""
-        self.settling = False
-        """The journal is wanted now."""
         self.lost = False
         """Another driver has taken the run over: nothing more is written."""
 
@@ -151,10 +157,10 @@ class Scribe(threading.Thread):
             if self.inbox.qsize() >= due:
                 return
 
-    def sync(self, timeout: float = 10.0) -> None:
-        """Wait until all that was told so far has been written."""
+    def sync(self, timeout: float = 10.0, *, journal: bool = False) -> None:
+        """Wait until history, or the ``journal`` as well, has all that was told so far."""
         if threading.current_thread() is not self:
-            written = threading.Event()
+            written = _Reached(journal=journal)
             self.inbox.put(written)
             deadline = time.monotonic() + timeout
             while self.is_alive() and (left := deadline - time.monotonic()) > 0:
@@ -166,9 +172,7 @@ class Scribe(threading.Thread):
 
         An outage of the store is waited out as long as the store itself does.
         """
-        self.settling = True
-        self.sync(timeout)
-        self.settling = False
+        self.sync(timeout, journal=True)
         return not self.lost
 
     def close(self) -> None:
@@ -192,7 +196,7 @@ class Scribe(threading.Thread):
         while open_:
             open_ = self._gather()
             now = time.monotonic()
-            last = self.settling or not open_
+            last = not open_ or any(each.journal for each in self.synced)
             if now >= journal_due or last:
                 self.also()
             due = now >= journal_due or last or self.doomed_bytes > _DOOMED_BYTES
@@ -217,7 +221,7 @@ class Scribe(threading.Thread):
                 break
             if entry is None:
                 return False
-            if isinstance(entry, threading.Event):
+            if isinstance(entry, _Reached):
                 self.synced.append(entry)
                 break
             if isinstance(entry, Given):

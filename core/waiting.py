@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import queue
@@ -71,6 +72,26 @@ async def in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     )
 
 
+async def to_the_end(fn: Callable[[], T], hurry: Callable[[], object] | None = None) -> T:
+    """`in_thread` of what nobody else would end: a coroutine that is cancelled meanwhile waits for it.
+
+    With ``hurry``, which is called then, it waits until it is cancelled once more.
+    """
+    import asyncio
+
+    going = asyncio.ensure_future(in_thread(fn))
+    try:
+        return await asyncio.shield(going)
+    except asyncio.CancelledError:
+        if hurry is not None:
+            hurry()
+            await asyncio.wait([going])
+        while not going.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([going])
+        raise
+
+
 async def settled(engine: EngineAPI, node: NodeHandle, position: int | None) -> None:
     """Wait on the running loop until an item (None: the node) has ended."""
     import asyncio
@@ -113,6 +134,7 @@ class OnLoop:
         self.__qualname__ = getattr(fn, "__qualname__", self.__name__)
         self.__module__ = getattr(fn, "__module__", __name__)
         self._running: asyncio.Task[Any] | None = None
+        self._cancelled = False
         self._made[id(self)] = self
 
     def forget(self) -> None:
@@ -120,7 +142,8 @@ class OnLoop:
         self._made.pop(id(self), None)
 
     def cancel(self) -> None:
-        """Cancel what runs, on the loop."""
+        """Cancel what runs, or is about to, on the loop."""
+        self._cancelled = True
         if self._running is not None:
             self._running.cancel()
 
@@ -142,6 +165,8 @@ class OnLoop:
         def start() -> None:
             self._running = self.loop.create_task(self.fn(*args, **kwargs), context=context)
             self._running.add_done_callback(lambda task: _settle(outcome, task.result))
+            if self._cancelled:
+                self._running.cancel()
 
         self.loop.call_soon_threadsafe(start)
         return outcome.result()

@@ -10,7 +10,16 @@ import pytest
 
 import headrace
 from headrace import Flow, MapFuture, Task, allow_failure, flow, quote, tags, task, unmapped
-from headrace.core.errors import ConfigurationError, MapFailed, NestedSubmitError, UpstreamFailed
+from headrace.core.errors import (
+    ConfigurationError,
+    MapFailed,
+    NestedSubmitError,
+    ResourceError,
+    RunError,
+    UpstreamFailed,
+)
+from headrace.core.settings import settings_override
+from headrace.core.waiting import OnLoop
 
 
 @task
@@ -161,6 +170,37 @@ async def _outside() -> Any:
     return await ainc(1), await ainc.map([1, 2])
 
 
+@pytest.mark.parametrize("how", ["submit", "map"])
+def test_outside_of_a_flow_a_call_that_cannot_be_leaves_no_run_behind(how: str):
+    @task(name=f"greedy {how}", resources={"gpus": 1000})
+    def greedy(x: int) -> int:
+        return x
+
+    with settings_override(executor="threads"), pytest.raises(ResourceError):
+        greedy.submit(1) if how == "submit" else greedy.map([1])
+    (run,) = headrace.runs(flow=greedy.name)
+    assert run.state == "Crashed"
+    assert "ResourceError" in run.message
+
+
+def test_outside_of_a_flow_a_call_s_run_is_known_to_be_alive():
+    go = threading.Event()
+
+    @task(name="held call")
+    def held() -> None:
+        go.wait(60)
+
+    with settings_override(executor="threads"):
+        future = held.submit()
+    run = headrace.attach(headrace.runs(flow="held call")[0].id)
+    with pytest.raises(RunError, match="alive"):
+        run.delete()
+    go.set()
+    future.result()
+    run.wait(60)
+    assert run.state.name == "Completed"
+
+
 def test_async_flows_run_direct_calls_on_their_own_loop():
     loops: list[Any] = []
 
@@ -190,6 +230,36 @@ def test_a_sync_call_in_a_loop_that_waits_for_an_async_task_does_not_hang():
         return now, await later
 
     assert asyncio.run(asyncio.wait_for(whole(), 20)) == (2, 2)
+
+
+def test_an_awaited_call_that_is_cancelled_before_its_loop_has_begun_it_does_not_run():
+    """The loop has been told to begin it, and is told to cancel it before it gets there."""
+    ran: list[int] = []
+
+    async def body() -> None:
+        ran.append(1)
+
+    class Slow:
+        def __init__(self, loop: Any) -> None:
+            self.loop = loop
+
+        def call_soon_threadsafe(self, start: Any) -> None:
+            self.loop.call_soon_threadsafe(called.cancel)
+            self.loop.call_soon_threadsafe(start)
+
+        def create_task(self, *given: Any, **more: Any) -> Any:
+            return self.loop.create_task(*given, **more)
+
+    async def whole() -> None:
+        called.loop = Slow(asyncio.get_running_loop())  # type: ignore[assignment]
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.to_thread(called)
+
+    called = OnLoop(body, asyncio.new_event_loop())
+    called.loop.close()
+    asyncio.run(whole())
+    called.forget()
+    assert ran == []
 
 
 class Methods:
@@ -319,6 +389,19 @@ def test_callbacks_and_ids():
         return future.task_run_id
 
     assert whole().endswith("/inc-0/0")
+
+
+def test_a_callback_is_called_where_the_run_has_ended_before():
+    kept: list[Any] = []
+
+    @flow
+    def whole() -> None:
+        kept.append(inc.submit(1))
+
+    whole()
+    called = threading.Event()
+    kept[0].add_done_callback(lambda future: called.set())
+    assert called.wait(60)
 
 
 def test_a_future_does_not_pickle():

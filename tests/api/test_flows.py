@@ -13,6 +13,7 @@ import pytest
 import headrace
 from headrace import Dataset, flow, get_run_context, get_run_logger, task
 from headrace.core.errors import Cancelled, FlowTimeout, RunError
+from headrace.core.flow_engine import Driver
 from headrace.core.states import Completed, Failed
 from headrace.executors.processes import ProcessesExecutor
 
@@ -300,6 +301,49 @@ def test_cancel_ends_a_run_as_cancelled():
     assert told == ["Cancelled"]
     with pytest.raises(Cancelled):
         run.result()
+
+
+@pytest.mark.parametrize(("step", "state"), [("begin", "Cancelled"), ("conclude", "Completed")])
+def test_a_coroutine_that_is_cancelled_as_its_run_begins_or_ends_leaves_a_run_that_has_ended(
+    step: str, state: str, monkeypatch: pytest.MonkeyPatch
+):
+    there, go, concluded = threading.Event(), threading.Event(), list[str]()
+    handles: list[Any] = []
+    once, conclude = getattr(Driver, step), Driver.conclude
+
+    def held(driver: Driver, *given: Any) -> Any:
+        handles.append(driver.run)
+        there.set()
+        assert go.wait(60)
+        return once(driver, *given)
+
+    def counted(driver: Driver, ended: Any) -> Any:
+        concluded.append(ended.name)
+        return conclude(driver, ended)
+
+    if step == "conclude":
+        once = counted
+    else:
+        monkeypatch.setattr(Driver, "conclude", counted)
+    monkeypatch.setattr(Driver, step, held)
+
+    @flow(executor="threads")
+    async def quick() -> int:
+        return await inc.submit(1)
+
+    async def cancelled() -> None:
+        running = asyncio.ensure_future(quick())
+        await asyncio.to_thread(there.wait, 60)
+        running.cancel()
+        await asyncio.sleep(0)  # it has heard
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert handles[0].done()
+
+    asyncio.run(cancelled())
+    assert concluded == [state]
+    assert handles[0].state.name == handles[0].record().state == state
 
 
 def test_interrupt_cancels_and_goes_on_to_the_caller():

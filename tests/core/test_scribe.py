@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,3 +148,38 @@ def test_nobody_waits_for_a_scribe_that_has_ended(pen: Pen) -> None:
     assert not pen.scribe.is_alive()
     assert pen.scribe.settle(), "and returns"
     assert [str(each) for each in pen.troubles] == ["a bug"]
+
+
+def test_each_who_settles_finds_the_journal_written(
+    pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also who asks while another one settles, whose journal is written just then."""
+    writing, go_on, returned = threading.Event(), threading.Event(), threading.Event()
+    append, gather = pen.journal.append, pen.scribe._gather
+
+    def held(records: Sequence[Mapping[str, Any]]) -> None:
+        writing.set()
+        assert go_on.wait(60)
+        append(records)
+
+    def gather_later() -> bool:
+        if writing.is_set():
+            assert returned.wait(60)
+        return gather()
+
+    def first() -> None:
+        pen.scribe.settle()
+        returned.set()
+
+    monkeypatch.setattr(pen.journal, "append", held)
+    monkeypatch.setattr(pen.scribe, "_gather", gather_later)
+    pen.tell(1)
+    threads = [threading.Thread(target=first), threading.Thread(target=pen.scribe.settle)]
+    threads[0].start()
+    assert writing.wait(60)
+    pen.tell(2)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert pen.written() == [1, 2]
