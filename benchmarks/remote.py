@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,8 +158,22 @@ def beside(url: str, systems: dict[str, Any], rounds: int) -> None:
     import pyarrow.parquet as pq
     from pyarrow import fs
 
+    from headrace.storage.locations import parse_location
     from headrace.storage.scanhandler import UncachedHandler
-    from headrace.storage.sources import fetch
+    from headrace.storage.sources import Source
+
+    @dataclass(frozen=True, eq=False)
+    class Given(Source):
+        """Files by an implementation of the benchmark's, not by headrace's choice."""
+
+        system: Any = None
+
+        @property
+        def filesystem(self) -> Any:
+            return self.system
+
+    def source(system: Any) -> Source:
+        return Given(parse_location(url), system=system)
 
     bucket = url.partition("://")[2]
     first = next(iter(systems.values()))
@@ -177,9 +192,9 @@ def beside(url: str, systems: dict[str, Any], rounds: int) -> None:
     def scan(system: Any, columns: list[str] | None) -> None:
         handler: Any = UncachedHandler
         files = [f"{bucket}/scan/{number}.parquet" for number in range(8)]
-        ds.dataset(files, filesystem=fs.PyFileSystem(handler(system)), format="parquet").to_table(
-            columns=columns
-        )
+        ds.dataset(
+            files, filesystem=fs.PyFileSystem(handler(source(system))), format="parquet"
+        ).to_table(columns=columns)
 
     with ThreadPoolExecutor(THREADS) as pool:
         work: dict[str, Callable[[Any], object]] = {
@@ -188,7 +203,7 @@ def beside(url: str, systems: dict[str, Any], rounds: int) -> None:
                 system.pipe_file(f"{bucket}/out/{number}", large[:2000]) for number in range(200)
             ],
             "get 1,000 small, 16 at a time": lambda system: list(
-                pool.map(lambda path: fetch(system, path), small)
+                pool.map(source(system).fetch, small)
             ),
             "put 64 MiB": lambda system: system.pipe_file(f"{bucket}/out/large", large),
             "get 64 MiB": lambda system: system.cat_file(f"{bucket}/large"),
